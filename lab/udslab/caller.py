@@ -1,0 +1,152 @@
+"""Who called: by the kernel's word, and by the file that the caller bound.
+
+The kernel's word is ``SO_PEERCRED`` (unix(7)): the pid, uid and gid that the other side had when it called
+``connect`` (or ``listen``, or ``socketpair``). It is recorded by the kernel and cannot be forged or exchanged
+afterwards: trust it.
+
+The other way is older: the caller binds a path before it connects, the server asks ``accept`` for that path, and takes
+the owner of the file for the caller. Whoever may write to the directory can put a file of somebody else's in its place
+between ``connect`` and ``stat``, and then *is* somebody else; and a server that removes the path afterwards removes
+what was put there. The lab has it to speak with programs that work so, with every check that can be made, and never
+decides anything by it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import stat
+import struct
+import time
+from dataclasses import dataclass
+
+from udslab.address import Address
+from udslab.errors import CallerRejected, Stage, Unsupported, failure
+from udslab.socketfile import open_directory, remove_pinned, split
+
+__all__ = ["Credentials", "FileIdentity", "OVERFLOW_ID", "caller_by_file", "peer_credentials", "peer_pidfd"]
+
+OVERFLOW_ID = 65534
+"""The uid and gid that stand for "not mapped into this user namespace" (user_namespaces(7)); also ``nobody``."""
+
+_SO_PEERPIDFD = 77  # asm-generic/socket.h, Linux 6.5; not in Python's socket module before 3.14
+_UCRED = struct.Struct("=iII")
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """Process id, user id and group id of a peer, as this process's namespaces show them."""
+
+    pid: int
+    uid: int
+    gid: int
+
+    @property
+    def foreign(self) -> bool:
+        """Whether the peer's process has no number in this pid namespace: it lives in another one (pid 0)."""
+        return self.pid == 0
+
+    @property
+    def unmapped(self) -> bool:
+        """Whether the user has no number here: one of another user namespace, or ``nobody`` (uid 65534)."""
+        return self.uid == OVERFLOW_ID
+
+    def __str__(self) -> str:
+        pid = "pid 0 (in another pid namespace)" if self.foreign else f"pid {self.pid}"
+        uid = "uid 65534 (nobody, or of another user namespace)" if self.unmapped else f"uid {self.uid}"
+        return f"{pid} {uid} gid {self.gid}"
+
+
+def peer_credentials(sock: socket.socket) -> Credentials:
+    """The credentials of the other side of a connected stream or seqpacket socket (``SO_PEERCRED``, unix(7)).
+
+    Of a client's connection: who called ``listen``, not who accepts. Raises
+    :class:`~udslab.errors.Unsupported` off Linux.
+    """
+    option = getattr(socket, "SO_PEERCRED", None)
+    if option is None:
+        raise Unsupported("this platform has no SO_PEERCRED")
+    return Credentials(*_UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, option, _UCRED.size)))
+
+
+def peer_pidfd(sock: socket.socket) -> int | None:
+    """A new close-on-exec pidfd of the other side's process (``SO_PEERPIDFD``, Linux 6.5): unlike a pid, it is never
+    given to another process. None where the kernel has it not, or no longer knows the process. The caller closes it.
+    """
+    try:
+        fd = sock.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD)
+    except OSError as error:
+        if error.errno in (errno.ENOPROTOOPT, errno.ENODATA, errno.ESRCH, errno.EINVAL):
+            return None
+        raise
+    return fd
+
+
+@dataclass(frozen=True)
+class FileIdentity:
+    """What a caller's file says: its path, its owner, and its age in seconds."""
+
+    path: Address
+    uid: int
+    gid: int
+    age: float
+
+
+def caller_by_file(
+    connection: socket.socket, *, max_age: float = 30.0, private: bool = True, unlink: bool = True
+) -> FileIdentity:
+    """Who called, by the file that the caller has bound. **Do not trust it**: see the top of this module.
+
+    The file must be there, be a socket (a symbolic link to one is not), be closed to group and others (``private``),
+    and have been changed within ``max_age`` seconds; then it is removed (``unlink``), and only if it is still the one
+    that was looked at.
+
+    Raises :class:`~udslab.errors.CallerRejected` with the stage and the code of what is wrong.
+    """
+    address = Address.from_sockaddr(connection.getpeername())
+    if not address.is_pathname:
+        raise CallerRejected(
+            Stage.CALLER_NAME, errno.ENOENT, str(address), "only a path has an owner", "the caller has bound no file"
+        )
+    directory, name = split(address)
+    try:
+        with open_directory(directory) as dir_fd:
+            fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
+            try:
+                identity = _identify(address, os.fstat(fd), max_age, private)
+                if unlink:
+                    remove_pinned(dir_fd, name, fd)
+            finally:
+                os.close(fd)
+    except CallerRejected:
+        raise
+    except OSError as error:
+        rejected = failure(Stage.CALLER_NAME, error, address, "the caller's file cannot be looked at or removed")
+        raise CallerRejected(rejected.stage, error.errno or 0, rejected.filename, rejected.hint) from error
+    return identity
+
+
+def _identify(address: Address, info: os.stat_result, max_age: float, private: bool) -> FileIdentity:
+    age = time.time() - max(info.st_mtime, info.st_ctime)
+    if not stat.S_ISSOCK(info.st_mode):
+        raise CallerRejected(
+            Stage.CALLER_TYPE, errno.ENOTSOCK, str(address), "something else has been put at the caller's path"
+        )
+    if private and info.st_mode & 0o077:
+        raise CallerRejected(
+            Stage.CALLER_MODE,
+            errno.EPERM,
+            str(address),
+            "the caller must make its file with mode 0700",
+            f"its mode is {stat.S_IMODE(info.st_mode):04o}",
+        )
+    if age > max_age:
+        raise CallerRejected(
+            Stage.CALLER_AGE,
+            errno.ESTALE,
+            str(address),
+            "the caller must bind its file just before it connects",
+            f"it is {age:.0f} s old, and the limit is {max_age:.0f} s",
+        )
+    return FileIdentity(address, info.st_uid, info.st_gid, age)

@@ -1,0 +1,207 @@
+"""The pair probe: what is bound to a socket file, without the server noticing.
+
+``connect`` is called on one end of an *already connected* socket pair, non-blocking, once with a stream pair and once
+with a seqpacket pair. ``unix_stream_connect`` in the kernel's net/unix/af_unix.c looks at the other side first and at
+its own state last, so that nothing is ever queued at a listener:
+
+================================  ==========================  ==========================
+what is bound to the inode        stream pair                 seqpacket pair
+================================  ==========================  ==========================
+listening stream                  EISCONN                     EPROTOTYPE
+listening stream, backlog full    EAGAIN                      EPROTOTYPE
+bound stream, not listening       ECONNREFUSED                EPROTOTYPE
+listening seqpacket               EPROTOTYPE                  EISCONN, or EAGAIN: full
+bound seqpacket, not listening    EPROTOTYPE                  ECONNREFUSED
+datagram                          EPROTOTYPE                  EPROTOTYPE
+nothing: a stale file             ECONNREFUSED                ECONNREFUSED
+================================  ==========================  ==========================
+
+Seen so on Linux 5.10 to 6.18. The kernel finds the socket by inode, so the answer is the same in every network, pid and
+mount namespace. It needs write permission on the file. A datagram pair must never be used: connecting it would reach
+the server.
+
+One more thing makes "stale" certain. ``unix_bind_bsd`` makes the file and then attaches the socket to it, and between
+the two the file looks stale (seen on Linux 6.18: 5 in 865,000 looks at a path that is bound again and again). All that
+happens under the lock of the directory, so a look-up of a missing name in the same directory, which takes that lock
+(``lookup_slow`` in the kernel's fs/namei.c), waits until the birth is over; the questions after it decide.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import itertools
+import os
+import socket
+import tempfile
+from dataclasses import dataclass
+
+from udslab.socktype import SocketType, open_pair, open_socket
+
+__all__ = ["Answer", "ask", "ask_name", "calibrated"]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the kernel said of a socket file: the type of the socket that is bound to it (None: none is, or it may
+    not be asked), whether it listens, whether its backlog is full, and the errnos as evidence."""
+
+    type: SocketType | None
+    listening: bool = False
+    full: bool = False
+    denied: bool = False
+    said: str = ""
+
+    @property
+    def stale(self) -> bool:
+        return self.type is None and not self.denied
+
+
+_LISTENING = {0, errno.EISCONN, errno.EAGAIN}
+_DENIED = {errno.EACCES, errno.EPERM}
+_ANSWERS = _LISTENING | _DENIED | {errno.ECONNREFUSED, errno.EPROTOTYPE}
+
+
+class _Question:
+    """One question about one target, and the sockets that it takes: closed at the end."""
+
+    def __init__(self, target: bytes, innocent: bool) -> None:
+        self._target = target
+        self._innocent = innocent
+        self._pairs: dict[SocketType, tuple[socket.socket, socket.socket]] = {}
+        self.said: list[str] = []
+
+    def __enter__(self) -> _Question:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for pair in self._pairs.values():
+            for end in pair:
+                end.close()
+
+    def connect(self, type: SocketType) -> int:
+        """The errno (0: success) of a non-blocking connect with a pair's end, or with a fresh socket."""
+        if self._innocent:
+            if type not in self._pairs:
+                self._pairs[type] = open_pair(type)
+            number = self._pairs[type][0].connect_ex(self._target)
+        else:
+            with open_socket(type, blocking=False) as asker:
+                number = asker.connect_ex(self._target)
+        if number not in _ANSWERS:
+            raise OSError(number, os.strerror(number))
+        self.said.append(f"{type.value}: {errno.errorcode[number] if number else 'success'}")
+        return number
+
+    def ask(self, fd: int) -> Answer:
+        first = self.connect(SocketType.STREAM)
+        if first in _DENIED:
+            return self.answer(None, denied=True)
+        if first in _LISTENING:
+            return self.answer(SocketType.STREAM, listening=True, full=first == errno.EAGAIN)
+        if first == errno.ECONNREFUSED:
+            _await_births(fd)
+        packet = self.connect(SocketType.SEQPACKET)
+        if packet in _LISTENING:
+            return self.answer(SocketType.SEQPACKET, listening=True, full=packet == errno.EAGAIN)
+        if first == packet == errno.EPROTOTYPE:
+            return self.answer(SocketType.DGRAM)
+        # Asked again, for a socket may have been born before the second question, or closed.
+        again = self.connect(SocketType.STREAM)
+        if again in _LISTENING:
+            return self.answer(SocketType.STREAM, listening=True, full=again == errno.EAGAIN)
+        if again == errno.EPROTOTYPE:
+            return self.answer(SocketType.SEQPACKET if packet == errno.ECONNREFUSED else SocketType.DGRAM)
+        return self.answer(SocketType.STREAM if packet == errno.EPROTOTYPE else None)
+
+    def answer(
+        self, type: SocketType | None, listening: bool = False, full: bool = False, denied: bool = False
+    ) -> Answer:
+        return Answer(type, listening, full, denied, ", ".join(self.said))
+
+
+_missing = itertools.count()
+
+
+def _await_births(fd: int) -> None:
+    """Wait until no bind is half done in the directory of the inode that ``fd`` pins."""
+    directory = os.path.dirname(os.readlink(b"/proc/self/fd/%d" % fd))
+    try:
+        # A name that was never looked up before, for the kernel remembers misses and answers those without the lock.
+        os.lstat(b"%s/.udslab-%d-%d" % (directory, os.getpid(), next(_missing)))
+    except OSError:
+        pass
+
+
+def ask(fd: int, innocent: bool = True) -> Answer:
+    """Ask about the socket file that the O_PATH descriptor ``fd`` pins.
+
+    With ``innocent=False``, by an ordinary connect, which a listening server does notice: for where the pair probe
+    does not :func:`calibrate <calibrated>`. Raises OSError when the kernel's answer is none of the above (no /proc).
+    """
+    with _Question(b"/proc/self/fd/%d" % fd, innocent) as question:
+        return question.ask(fd)
+
+
+def ask_name(name: bytes, innocent: bool = True) -> Answer:
+    """Ask whether a stream or seqpacket socket listens on the abstract ``name`` (with its leading NUL).
+
+    That is all that can be asked: for a socket that is bound and does not listen the kernel answers as for none.
+    """
+    with _Question(name, innocent) as question:
+        for type in (SocketType.STREAM, SocketType.SEQPACKET):
+            number = question.connect(type)
+            if number in _LISTENING:
+                return question.answer(type, listening=True, full=number == errno.EAGAIN)
+        return question.answer(None)
+
+
+def _expect(directory: str, name: str, type: SocketType, backlog: int | None, want: Answer) -> bool:
+    """Whether the probe answers ``want`` for a socket made so. ``backlog=None``: bound only; want stale: closed."""
+    path = os.path.join(directory, name)
+    with open_socket(type) as subject, open_socket(type) as caller:
+        subject.bind(path)
+        if backlog is not None:
+            subject.listen(backlog)
+            if want.full:
+                caller.connect(path)
+        if want.stale:
+            subject.close()
+        fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            answer = ask(fd)
+        finally:
+            os.close(fd)
+            os.unlink(path)
+    return (answer.type, answer.listening, answer.full) == (want.type, want.listening, want.full)
+
+
+_CALIBRATION = (
+    ("a", SocketType.STREAM, None, Answer(None)),
+    ("b", SocketType.STREAM, None, Answer(SocketType.STREAM)),
+    ("c", SocketType.STREAM, 5, Answer(SocketType.STREAM, listening=True)),
+    ("d", SocketType.STREAM, 0, Answer(SocketType.STREAM, listening=True, full=True)),
+    ("e", SocketType.SEQPACKET, None, Answer(SocketType.SEQPACKET)),
+    ("f", SocketType.SEQPACKET, 5, Answer(SocketType.SEQPACKET, listening=True)),
+    ("g", SocketType.DGRAM, None, Answer(SocketType.DGRAM)),
+)
+
+
+@functools.lru_cache(maxsize=None)
+def calibrated() -> bool:
+    """Whether the pair probe tells the truth here: asked once a process, of private sockets of known state.
+
+    False on gVisor (which says EISCONN for a stale file), without /proc, and where no directory can be written.
+    """
+    if not hasattr(os, "O_PATH"):
+        return False
+    for place in (None, "/dev/shm"):
+        try:
+            with tempfile.TemporaryDirectory(prefix="udslab-", dir=place) as directory:
+                # Bytes that are too many for sun_path say nothing about the kernel: try the next place.
+                if len(os.fsencode(directory)) > 80:
+                    continue
+                return all(_expect(directory, *case) for case in _CALIBRATION)
+        except OSError:
+            continue
+    return False

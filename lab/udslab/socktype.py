@@ -1,0 +1,80 @@
+"""The three types of AF_UNIX socket, and the one place where a socket is made."""
+
+from __future__ import annotations
+
+import socket
+from enum import Enum
+
+from udslab.errors import Stage, Unsupported, failure
+
+__all__ = ["SocketType", "open_pair", "open_socket"]
+
+
+class SocketType(str, Enum):
+    """A socket type by its usual word: ``stream``, ``dgram`` or ``seqpacket`` (unix(7)).
+
+    Made from the word, or from the constant of :mod:`socket`: ``SocketType(socket.SOCK_STREAM)``.
+    """
+
+    STREAM = "stream"
+    DGRAM = "dgram"
+    SEQPACKET = "seqpacket"
+
+    constant: int
+    """The number that socket(2) takes."""
+
+    def __new__(cls, word: str) -> SocketType:
+        member = str.__new__(cls, word)
+        member._value_ = word
+        # SOCK_SEQPACKET is missing from Python's socket module on Windows.
+        member.constant = int(getattr(socket, f"SOCK_{word.upper()}", 5))
+        return member
+
+    @classmethod
+    def _missing_(cls, value: object) -> SocketType | None:
+        if value == "datagram":
+            return cls.DGRAM
+        return next((member for member in cls if member.constant == value), None)
+
+    @property
+    def connects(self) -> bool:
+        """Whether a server of this type listens and accepts (all but datagram)."""
+        return self is not SocketType.DGRAM
+
+    def __str__(self) -> str:
+        return self.value
+
+    __format__ = str.__format__
+
+
+# Missing on Windows. Plain ints, for an IntEnum costs microseconds in status().
+_AF_UNIX = int(getattr(socket, "AF_UNIX", 0))
+_NONBLOCK = int(getattr(socket, "SOCK_NONBLOCK", 0))
+
+
+def _require_af_unix() -> None:
+    if not _AF_UNIX:
+        raise Unsupported("this Python has no AF_UNIX sockets")
+
+
+def open_socket(type: SocketType, *, blocking: bool = True) -> socket.socket:
+    """Make an AF_UNIX socket; close-on-exec, as PEP 446 has it.
+
+    Raises :class:`~udslab.errors.Unsupported` where there is no AF_UNIX, otherwise
+    :class:`~udslab.errors.UdsError` of stage ``socket`` (EMFILE, ENFILE, ENOBUFS; EPROTONOSUPPORT for
+    seqpacket on macOS).
+    """
+    _require_af_unix()
+    try:
+        return socket.socket(_AF_UNIX, type.constant if blocking else type.constant | _NONBLOCK)
+    except OSError as error:
+        raise failure(Stage.SOCKET, error) from error
+
+
+def open_pair(type: SocketType) -> tuple[socket.socket, socket.socket]:
+    """Make a connected pair of AF_UNIX sockets, both non-blocking. Raises as :func:`open_socket`."""
+    _require_af_unix()
+    try:
+        return socket.socketpair(_AF_UNIX, type.constant | _NONBLOCK)
+    except OSError as error:
+        raise failure(Stage.SOCKET, error) from error

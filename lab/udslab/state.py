@@ -1,0 +1,379 @@
+"""What is at a path, who holds it, the evidence, and how certain it is: :func:`status`."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from udslab import diag, probe
+from udslab.address import Address, AddressKind, AddressLike, printable
+from udslab.errors import AddressError, Stage, Unsupported, failure
+from udslab.socktype import SocketType
+
+__all__ = ["FileKind", "State", "Status", "examine", "pin", "status"]
+
+
+class State(str, Enum):
+    """What is at a path, in one word."""
+
+    ABSENT = "absent"
+    """Nothing, and its directory is there."""
+    NOT_A_SOCKET = "not-a-socket"
+    """A file of another kind: see :attr:`Status.kind`."""
+    DANGLING_LINK = "dangling-link"
+    """A symbolic link that leads to nothing."""
+    LISTENING = "listening"
+    """A socket file, and a stream or seqpacket socket that listens is bound to it."""
+    BOUND = "bound"
+    """A socket file, and a socket is bound to it that does not listen: a datagram socket, a server between bind and
+    listen or after shutdown, or a client with a file of its own."""
+    STALE = "stale"
+    """A socket file that no socket is bound to any more."""
+    UNREACHABLE = "unreachable"
+    """The path cannot be walked: a parent is missing, is no directory, or may not be searched."""
+    UNKNOWN = "unknown"
+    """A socket file that may not be asked, or about which asking proves nothing."""
+
+    def __str__(self) -> str:
+        return self.value
+
+    __format__ = str.__format__
+
+
+class FileKind(str, Enum):
+    """The kinds of file (inode(7)), in the usual words."""
+
+    SOCKET = "socket"
+    REGULAR = "regular file"
+    DIRECTORY = "directory"
+    FIFO = "FIFO"
+    LINK = "symbolic link"
+    CHARACTER = "character device"
+    BLOCK = "block device"
+
+    @classmethod
+    def of(cls, mode: int) -> FileKind:
+        """The kind that ``st_mode`` tells."""
+        return _KINDS[stat.S_IFMT(mode)]
+
+    def __str__(self) -> str:
+        return self.value
+
+    __format__ = str.__format__
+
+
+_KINDS = {
+    stat.S_IFSOCK: FileKind.SOCKET,
+    stat.S_IFREG: FileKind.REGULAR,
+    stat.S_IFDIR: FileKind.DIRECTORY,
+    stat.S_IFIFO: FileKind.FIFO,
+    stat.S_IFLNK: FileKind.LINK,
+    stat.S_IFCHR: FileKind.CHARACTER,
+    stat.S_IFBLK: FileKind.BLOCK,
+}
+
+
+@dataclass(frozen=True)
+class Status:
+    """What :func:`status` saw. What does not apply, or was not asked, is None.
+
+    ``certain``: whether ``state`` is beyond doubt at the moment of looking. ``evidence``: what was asked and what the
+    kernel said. ``info``: the ``lstat`` of the file. ``link``: the path itself is a symbolic link, and the rest speaks
+    of what it leads to. ``pids``: the processes that hold the socket, as far as they can be seen from here.
+    ``backlog``: connections that wait, and the limit.
+    """
+
+    address: Address
+    state: State
+    certain: bool
+    evidence: tuple[str, ...] = ()
+    answer: probe.Answer | None = None
+    info: os.stat_result | None = None
+    link: bool = False
+    pids: tuple[int, ...] | None = None
+    backlog: tuple[int, int] | None = None
+
+    @property
+    def type(self) -> SocketType | None:
+        """The type of the socket that is bound to it."""
+        return self.answer.type if self.answer else None
+
+    @property
+    def full(self) -> bool | None:
+        """Whether the backlog has no room (None: it does not listen)."""
+        return self.answer.full if self.answer and self.answer.listening else None
+
+    @property
+    def kind(self) -> FileKind | None:
+        """What kind of file it is."""
+        return FileKind.of(self.info.st_mode) if self.info else None
+
+    @property
+    def mode(self) -> int | None:
+        """The permission bits."""
+        return stat.S_IMODE(self.info.st_mode) if self.info else None
+
+    @property
+    def uid(self) -> int | None:
+        return self.info.st_uid if self.info else None
+
+    @property
+    def gid(self) -> int | None:
+        return self.info.st_gid if self.info else None
+
+    @property
+    def inode(self) -> int | None:
+        return self.info.st_ino if self.info else None
+
+    @property
+    def made(self) -> float | None:
+        """When the file was made or last had its mode, owner or name changed: seconds since the epoch."""
+        return self.info.st_ctime if self.info else None
+
+    @property
+    def serving(self) -> bool:
+        """Whether it can be talked to: listening, or a bound datagram socket."""
+        return self.state is State.LISTENING or (
+            self.state is State.BOUND and self.type is SocketType.DGRAM
+        )
+
+    @property
+    def in_use(self) -> bool:
+        """Whether a socket is bound to it."""
+        return self.state in (State.LISTENING, State.BOUND)
+
+    def describe(self) -> str:
+        """State, type, holders and certainty, in a few words."""
+        words = [str(self.state)]
+        if self.state is State.NOT_A_SOCKET:
+            words.append(f"({self.kind})")
+        if self.type:
+            words.append(str(self.type))
+        if self.full:
+            words.append("(backlog full)")
+        if self.link:
+            words.append("through a symbolic link")
+        if self.pids:
+            words.append(("pid " if len(self.pids) == 1 else "pids ") + ", ".join(map(str, self.pids)))
+        if not self.certain:
+            words.append("(not certain)")
+        return " ".join(words)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON: words and numbers; ``mode`` in octal, as ``ls`` and ``chmod`` have it."""
+        return {
+            "path": str(self.address),
+            "state": self.state.value,
+            "certain": self.certain,
+            "type": self.type and self.type.value,
+            "kind": self.kind and self.kind.value,
+            "link": self.link,
+            "full": self.full,
+            "inode": self.inode,
+            "mode": None if self.mode is None else f"{self.mode:04o}",
+            "uid": self.uid,
+            "gid": self.gid,
+            "made": self.made,
+            "pids": None if self.pids is None else list(self.pids),
+            "backlog": None if self.backlog is None else list(self.backlog),
+            "evidence": list(self.evidence),
+        }
+
+
+def status(address: AddressLike, *, owners: bool = False) -> Status:
+    """Tell what is at ``address``, without any server noticing.
+
+    By the pair probe (:mod:`udslab.probe`): right in every network, pid and mount namespace, for sockets that were
+    bound by another name, renamed or linked since, whose backlog is full, that were shut down, or whose only
+    descriptor is in flight. Where the probe does not calibrate (gVisor, no /proc), or the file lies on a file system
+    that another kernel may share (NFS, 9p, virtiofs, FUSE), ``certain`` is False; in the first case a plain connect is
+    made, which a server does notice.
+
+    ``owners=True`` also asks sock_diag (or /proc/net/unix) which processes hold it and how full its backlog is: some
+    milliseconds, and only for this network namespace. Asking about an abstract name sees this network namespace alone.
+
+    Raises :class:`~udslab.errors.AddressError` for an address that cannot be one,
+    :class:`~udslab.errors.Unsupported` off Linux, :class:`~udslab.errors.UdsError` when the look itself fails (EMFILE).
+    """
+    address = Address.parse(address)
+    if not hasattr(os, "O_PATH"):
+        raise Unsupported("status needs Linux (O_PATH)", stage=Stage.STATUS)
+    if address.kind is AddressKind.ABSTRACT:
+        return _abstract(address, owners)
+    if address.kind is AddressKind.UNNAMED:
+        raise AddressError(Stage.ADDRESS, errno.EINVAL, None, "give a path or an @name", "nothing has no status")
+    link = False
+    try:
+        try:
+            with pin(address.name) as fd:
+                link = stat.S_ISLNK(os.fstat(fd).st_mode)
+                if not link:
+                    return examine(fd, address, owners=owners)
+            with pin(address.name, follow=True) as fd:
+                return examine(fd, address, owners=owners, link=True)
+        except OSError as error:
+            return _not_there(address, error, link)
+    except OSError as error:
+        raise failure(Stage.STATUS, error, address) from error
+
+
+@contextmanager
+def pin(name: bytes, *, dir_fd: int | None = None, follow: bool = False) -> Iterator[int]:
+    """Hold the inode that is at ``name`` now, by an O_PATH descriptor: its number is not given to another file."""
+    fd = os.open(
+        name, os.O_PATH | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW), dir_fd=dir_fd
+    )
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _not_there(address: Address, error: OSError, link: bool) -> Status:
+    number = error.errno or 0
+    said = f"open: {errno.errorcode.get(number, number)}"
+    if link and number in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+        target = printable(os.readlink(address.name))
+        return Status(
+            address, State.DANGLING_LINK, True, (f"a symbolic link to {target}", said), info=os.lstat(address.name), link=True
+        )
+    if number == errno.ENOENT:
+        parent = os.path.dirname(address.name) or b"."
+        try:
+            os.stat(parent)
+        except OSError:
+            return Status(address, State.UNREACHABLE, True, (said, f"there is no directory {printable(parent)}"))
+        return Status(address, State.ABSENT, True, (said,))
+    if number in (errno.EACCES, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG):
+        return Status(address, State.UNREACHABLE, True, (f"{said} ({os.strerror(number)})",), link=link)
+    raise error
+
+
+def examine(fd: int, address: Address, *, owners: bool = False, link: bool = False) -> Status:
+    """The status of the file that the O_PATH descriptor ``fd`` pins; ``address`` is only how it is called."""
+    info = os.fstat(fd)
+    if not stat.S_ISSOCK(info.st_mode):
+        kind = FileKind.of(info.st_mode)
+        return Status(address, State.NOT_A_SOCKET, True, (f"lstat: a {kind}",), None, info, link)
+    state, certain, answer, evidence = _ask(fd)
+    pids = backlog = None
+    if owners:
+        pids, backlog, found = _owners(diag.sockets_bound_to(fd))
+        evidence.append(found)
+    return Status(address, state, certain, tuple(evidence), answer, info, link, pids, backlog)
+
+
+def _owners(entries: list[diag.Entry]) -> tuple[tuple[int, ...], tuple[int, int] | None, str]:
+    """The pids that hold these sockets, the backlog of the one that listens, and a line of evidence."""
+    pids = tuple(diag.holders({entry.inode for entry in entries})) if entries else ()
+    backlog = next((entry.backlog for entry in entries if entry.backlog), None)
+    found = ", ".join(
+        f"{entry.type} {'listening' if entry.listening else 'bound'} (socket:[{entry.inode}])" for entry in entries
+    )
+    return pids, backlog, "the kernel's table of this network namespace: " + (
+        found or "not there, which proves nothing"
+    )
+
+
+def _ask(fd: int) -> tuple[State, bool, probe.Answer | None, list[str]]:
+    innocent = probe.calibrated()
+    how = "pair probe" if innocent else "the pair probe proves nothing here; a plain connect"
+    try:
+        answer = probe.ask(fd, innocent)
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            raise
+        return State.UNKNOWN, False, None, [f"{how}: {error.strerror}"]
+    evidence = [f"{how}: {answer.said}"]
+    if answer.denied:
+        return State.UNKNOWN, False, answer, [*evidence, "asking needs write permission on the socket file"]
+    if answer.listening:
+        state = State.LISTENING
+    elif answer.type:
+        state = State.BOUND
+    else:
+        state = State.STALE
+    certain = innocent
+    if innocent and not _is_local(fd):
+        certain = False
+        evidence.append("it is on a file system that another kernel may share, and could be bound there")
+    return state, certain, answer, evidence
+
+
+# statfs(2) f_type of file systems on which a socket file can only be bound in this kernel. A list of what is known,
+# not of what is foreign: about a file system that nobody here has heard of, nothing is certain.
+_LOCAL = {
+    0xEF53,  # ext2, ext3, ext4
+    0x01021994,  # tmpfs, devtmpfs
+    0x794C7630,  # overlayfs
+    0x58465342,  # xfs
+    0x9123683E,  # btrfs
+    0x2FC12FC1,  # zfs
+    0xF2F52010,  # f2fs
+    0xCA451A4E,  # bcachefs
+    0x858458F6,  # ramfs
+    0x52654973,  # reiserfs
+    0x3153464A,  # jfs
+    0x3434,  # nilfs2
+    0x24051905,  # ubifs
+    0x72B6,  # jffs2
+    0xF15F,  # ecryptfs
+    0x61756673,  # aufs
+    0x73717368,  # squashfs
+    0xE0F5E1E2,  # erofs
+}
+
+
+@functools.lru_cache(maxsize=None)
+def _fstatfs() -> Any:
+    """libc's fstatfs and a buffer type for it; None where Python has no ctypes. Python's statvfs has no f_type."""
+    try:
+        import ctypes
+
+        return ctypes.CDLL(None, use_errno=True).fstatfs, ctypes.c_uint32 * 64
+    except (ImportError, OSError, AttributeError):
+        return None
+
+
+def _is_local(fd: int) -> bool:
+    """Whether the file that ``fd`` pins lies on a file system that only this kernel can bind sockets on."""
+    call = _fstatfs()
+    if call is None:
+        return False
+    function, buffer_type = call
+    buffer = buffer_type()
+    return function(fd, buffer) == 0 and buffer[0] in _LOCAL
+
+
+def _abstract(address: Address, owners: bool) -> Status:
+    """The status of an abstract name. The type is part of the name (``unix_abstract_hash``), so that the probe tells
+    a listening socket and no other; whether one is bound is asked of the kernel's table."""
+    name = address.sun_path()
+    innocent = probe.calibrated()
+    answer = probe.ask_name(name, innocent)
+    evidence = [f"{'pair probe' if innocent else 'a plain connect'}: {answer.said}"]
+    if answer.listening and not owners:
+        return Status(address, State.LISTENING, innocent, tuple(evidence), answer)
+    entries = [entry for entry in diag.listing() if _named(entry, name)]
+    pids, backlog, found = _owners(entries)
+    evidence.append(found)
+    if answer.listening:
+        state, certain = State.LISTENING, innocent
+    elif entries:
+        state, certain = State.BOUND, True
+        answer = probe.Answer(entries[0].type, said=answer.said)
+    else:
+        state, certain = State.ABSENT, False
+    return Status(address, state, certain, tuple(evidence), answer, None, False, pids, backlog)
+
+
+def _named(entry: diag.Entry, name: bytes) -> bool:
+    # sock_diag gives the bytes as they are, /proc/net/unix gives "@" for NUL.
+    return entry.name is not None and entry.name in (name, name.replace(b"\0", b"@"))

@@ -5,8 +5,8 @@ is at a path. Importing this needs the standard library of Python alone.
 """
 
 from udslab.address import Address, AddressKind
-from udslab.caller import Credentials
 from udslab.connection import Connection, connect
+from udslab.credentials import Credentials
 from udslab.errors import (
     AccessDenied,
     AddressError,

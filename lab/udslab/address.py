@@ -9,11 +9,11 @@ import errno
 import os
 import sys
 from dataclasses import dataclass
-from enum import Enum
 from typing import Union
 from urllib.parse import unquote_to_bytes
 
 from udslab.errors import AddressError, Stage
+from udslab.word import Word
 
 __all__ = ["MAX_PATH", "SUN_PATH_OFFSET", "SUN_PATH_SIZE", "Address", "AddressKind", "AddressLike", "printable"]
 
@@ -31,17 +31,12 @@ AddressLike = Union["Address", str, bytes, "os.PathLike[str]", "os.PathLike[byte
 """What stands for an address: see :meth:`Address.parse`."""
 
 
-class AddressKind(str, Enum):
+class AddressKind(Word):
     """The three kinds of AF_UNIX address (unix(7))."""
 
     PATHNAME = "pathname"
     ABSTRACT = "abstract"
     UNNAMED = "unnamed"
-
-    def __str__(self) -> str:
-        return self.value
-
-    __format__ = str.__format__
 
 
 def printable(name: bytes) -> str:
@@ -132,6 +127,7 @@ class Address:
 
     @property
     def is_pathname(self) -> bool:
+        """Whether it is a path on a file system."""
         return self.kind is AddressKind.PATHNAME
 
     @property

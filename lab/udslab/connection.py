@@ -11,7 +11,8 @@ import tempfile
 from collections.abc import Sequence
 
 from udslab.address import Address, AddressLike
-from udslab.caller import Credentials, peer_credentials, peer_pidfd
+from udslab.caller import peer_credentials, peer_pidfd
+from udslab.credentials import Credentials
 from udslab.deadline import Deadline
 from udslab.errors import PeerGone, Stage, TimedOut, UdsError, failure
 from udslab.socketfile import BoundSocket, SocketFile, open_directory, private_name, split
@@ -199,7 +200,7 @@ def _send_timeout(sock: socket.socket, seconds: float) -> None:
 
 def _bind_own(connection: Connection, bind: AddressLike) -> None:
     own = Address.parse(bind)
-    if bind == "auto":
+    if bind in ("auto", b"auto"):
         own = Address.pathname(os.path.join(os.fsencode(tempfile.gettempdir()), private_name()))
         # The directory may be shared: from the first moment on nobody else may connect (mode & ~umask).
         os.fchmod(connection.fileno(), 0o700)

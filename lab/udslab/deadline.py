@@ -25,4 +25,5 @@ class Deadline:
 
     @property
     def passed(self) -> bool:
+        """Whether no time is left."""
         return self._end is not None and now() >= self._end

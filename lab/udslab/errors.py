@@ -70,9 +70,7 @@ class UdsError(OSError):
     As text it is one line: the stage, the path, what the kernel says with the errno's name, and what to do.
     """
 
-    def __init__(
-        self, stage: Stage, number: int, filename: str | None = None, hint: str = "", what: str = ""
-    ) -> None:
+    def __init__(self, stage: Stage, number: int, filename: str | None = None, hint: str = "", what: str = "") -> None:
         super().__init__(number, what or os.strerror(number), filename)
         self.stage = stage
         self.hint = hint
@@ -97,9 +95,7 @@ class UdsError(OSError):
         return _restore, (type(self), self.errno, self.strerror, self.filename, self.__dict__)
 
 
-def _restore(
-    cls: type[UdsError], number: int, what: str, filename: str | None, state: dict[str, Any]
-) -> UdsError:
+def _restore(cls: type[UdsError], number: int, what: str, filename: str | None, state: dict[str, Any]) -> UdsError:
     error = cls.__new__(cls)
     OSError.__init__(error, number, what, filename)
     error.__dict__.update(state)
@@ -205,9 +201,7 @@ _HINTS: dict[tuple[Stage, int], str] = {
 }
 
 
-def failure(
-    stage: Stage, cause: OSError | int, filename: object = None, hint: str | None = None
-) -> UdsError:
+def failure(stage: Stage, cause: OSError | int, filename: object = None, hint: str | None = None) -> UdsError:
     """Make the error of the right class for ``cause`` (an ``OSError`` or an errno) at ``stage``.
 
     ``hint=None`` takes the usual one for this stage and errno.

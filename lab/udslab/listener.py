@@ -7,8 +7,9 @@ import os
 import socket
 import stat
 from collections.abc import Callable
-from enum import Enum
+from contextlib import suppress
 
+from udslab import mounts
 from udslab.address import Address, AddressLike
 from udslab.connection import Connection
 from udslab.deadline import Deadline
@@ -32,11 +33,12 @@ from udslab.socketfile import (
 )
 from udslab.socktype import SocketType, open_socket
 from udslab.state import State, Status, examine, pin
+from udslab.word import Word
 
 __all__ = ["Listener", "OnExisting", "bind", "inherited", "listen"]
 
 
-class OnExisting(str, Enum):
+class OnExisting(Word):
     """What to do when something is at the path already."""
 
     REFUSE = "refuse"
@@ -48,11 +50,6 @@ class OnExisting(str, Enum):
     """Remove whatever file is there. It takes a live server's path from it, and deletes a user's file: kept because
     most programs do it, and to show what is wrong with it."""
 
-    def __str__(self) -> str:
-        return self.value
-
-    __format__ = str.__format__
-
 
 class Listener:
     """A listening stream or seqpacket socket: ``socket``, ``address``, ``type``; closing it removes its file.
@@ -62,7 +59,7 @@ class Listener:
 
     def __init__(self, sock: BoundSocket, *, inherited: bool = False) -> None:
         self.socket = sock
-        self.type = SocketType(int(sock.type))
+        self.type = SocketType.of(sock.type)
         self.address = sock.address
         self.inherited = inherited
 
@@ -82,14 +79,13 @@ class Listener:
         except BlockingIOError:
             raise
         except socket.timeout as error:  # TimeoutError from Python 3.10 on
-            raise TimedOut(
-                Stage.ACCEPT, errno.ETIMEDOUT, str(self.address), what="nobody connected in time"
-            ) from error
+            raise TimedOut(Stage.ACCEPT, errno.ETIMEDOUT, str(self.address), what="nobody connected in time") from error
         except OSError as error:
             raise failure(Stage.ACCEPT, error, self.address) from error
         return Connection(accepted.family, self.type.constant, 0, fileno=accepted.detach())
 
     def fileno(self) -> int:
+        """The descriptor; -1 once it is closed."""
         return self.socket.fileno()
 
     def close(self) -> None:
@@ -198,10 +194,8 @@ class _Maker:
                     with lock(dir_fd, deadline, self.address):
                         return self._replacing(dir_fd, name, deadline)
                 if policy is OnExisting.UNLINK:
-                    try:
+                    with suppress(FileNotFoundError):
                         os.unlink(self.address.name)
-                    except FileNotFoundError:
-                        pass
                 return self._attempt(dir_fd, name)
         except UdsError:
             raise
@@ -218,13 +212,15 @@ class _Maker:
             try:
                 with pin(name or b".", dir_fd=dir_fd) as fd:
                     found = examine(fd, self.address)
-                    if not (found.state is State.STALE and found.certain):
+                    if not found.removable or mounts.is_overlay_layer(fd):
                         raise _in_use(found)
                     try:
                         # Whoever binds first now has it: if that is not us, we look again.
                         remove_pinned(dir_fd, name, fd)
                     except PermissionError as error:
-                        raise _in_use(found, f"it is stale, and this user may not remove it ({error.strerror})") from error
+                        raise _in_use(
+                            found, f"it is stale, and this user may not remove it ({error.strerror})"
+                        ) from error
             except FileNotFoundError:
                 pass  # it has just gone
             if deadline.passed:
@@ -336,10 +332,14 @@ def _take_over(fd: int) -> Listener | BoundSocket:
         os.set_inheritable(fd, False)
         sock = BoundSocket(fileno=fd)
     except OSError as error:
-        raise failure(Stage.SOCKET, error, f"descriptor {fd}", "LISTEN_FDS names a descriptor that is no socket") from error
+        raise failure(
+            Stage.SOCKET, error, f"descriptor {fd}", "LISTEN_FDS names a descriptor that is no socket"
+        ) from error
     if sock.family != socket.AF_UNIX:
         sock.detach()
-        raise failure(Stage.SOCKET, errno.EAFNOSUPPORT, f"descriptor {fd}", "LISTEN_FDS holds a socket of another family")
+        raise failure(
+            Stage.SOCKET, errno.EAFNOSUPPORT, f"descriptor {fd}", "LISTEN_FDS holds a socket of another family"
+        )
     if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
         return Listener(sock, inherited=True)
     return sock

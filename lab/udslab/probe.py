@@ -34,6 +34,7 @@ import itertools
 import os
 import socket
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 
 from udslab.socktype import SocketType, open_pair, open_socket
@@ -54,6 +55,7 @@ class Answer:
 
     @property
     def stale(self) -> bool:
+        """Whether nothing is bound to it."""
         return self.type is None and not self.denied
 
 
@@ -126,11 +128,9 @@ _missing = itertools.count()
 def _await_births(fd: int) -> None:
     """Wait until no bind is half done in the directory of the inode that ``fd`` pins."""
     directory = os.path.dirname(os.readlink(b"/proc/self/fd/%d" % fd))
-    try:
+    with suppress(OSError):
         # A name that was never looked up before, for the kernel remembers misses and answers those without the lock.
         os.lstat(b"%s/.udslab-%d-%d" % (directory, os.getpid(), next(_missing)))
-    except OSError:
-        pass
 
 
 def ask(fd: int, innocent: bool = True) -> Answer:
@@ -187,7 +187,7 @@ _CALIBRATION = (
 )
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def calibrated() -> bool:
     """Whether the pair probe tells the truth here: asked once a process, of private sockets of known state.
 
@@ -195,7 +195,7 @@ def calibrated() -> bool:
     """
     if not hasattr(os, "O_PATH"):
         return False
-    for place in (None, "/dev/shm"):
+    for place in (None, "/dev/shm"):  # noqa: S108 - by an unguessable name
         try:
             with tempfile.TemporaryDirectory(prefix="udslab-", dir=place) as directory:
                 # Bytes that are too many for sun_path say nothing about the kernel: try the next place.

@@ -130,7 +130,7 @@ def _lock_holder(fd: int) -> str:
     return "another process"
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _renameat2() -> Any:
     try:
         import ctypes

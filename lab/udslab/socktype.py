@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import socket
-from enum import Enum
 
 from udslab.errors import Stage, Unsupported, failure
+from udslab.word import Word
 
 __all__ = ["SocketType", "open_pair", "open_socket"]
 
 
-class SocketType(str, Enum):
+class SocketType(Word):
     """A socket type by its usual word: ``stream``, ``dgram`` or ``seqpacket`` (unix(7)).
 
     Made from the word, or from the constant of :mod:`socket`: ``SocketType(socket.SOCK_STREAM)``.
@@ -23,7 +23,7 @@ class SocketType(str, Enum):
     constant: int
     """The number that socket(2) takes."""
 
-    def __new__(cls, word: str) -> SocketType:
+    def __new__(cls, word: str) -> SocketType:  # noqa: D102 - an Enum's
         member = str.__new__(cls, word)
         member._value_ = word
         # SOCK_SEQPACKET is missing from Python's socket module on Windows.
@@ -36,15 +36,15 @@ class SocketType(str, Enum):
             return cls.DGRAM
         return next((member for member in cls if member.constant == value), None)
 
+    @classmethod
+    def of(cls, number: int) -> SocketType:
+        """The type that a number of socket(2) means. Raises ValueError for another."""
+        return cls(number)  # type: ignore[arg-type]  # _missing_ takes numbers
+
     @property
     def connects(self) -> bool:
         """Whether a server of this type listens and accepts (all but datagram)."""
         return self is not SocketType.DGRAM
-
-    def __str__(self) -> str:
-        return self.value
-
-    __format__ = str.__format__
 
 
 # Missing on Windows. Plain ints, for an IntEnum costs microseconds in status().

@@ -9,18 +9,18 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from enum import Enum
 from typing import Any
 
-from udslab import diag, probe
+from udslab import diag, mounts, probe
 from udslab.address import Address, AddressKind, AddressLike, printable
 from udslab.errors import AddressError, Stage, Unsupported, failure
 from udslab.socktype import SocketType
+from udslab.word import Word
 
 __all__ = ["FileKind", "State", "Status", "examine", "pin", "status"]
 
 
-class State(str, Enum):
+class State(Word):
     """What is at a path, in one word."""
 
     ABSENT = "absent"
@@ -41,13 +41,8 @@ class State(str, Enum):
     UNKNOWN = "unknown"
     """A socket file that may not be asked, or about which asking proves nothing."""
 
-    def __str__(self) -> str:
-        return self.value
 
-    __format__ = str.__format__
-
-
-class FileKind(str, Enum):
+class FileKind(Word):
     """The kinds of file (inode(7)), in the usual words."""
 
     SOCKET = "socket"
@@ -62,11 +57,6 @@ class FileKind(str, Enum):
     def of(cls, mode: int) -> FileKind:
         """The kind that ``st_mode`` tells."""
         return _KINDS[stat.S_IFMT(mode)]
-
-    def __str__(self) -> str:
-        return self.value
-
-    __format__ = str.__format__
 
 
 _KINDS = {
@@ -122,14 +112,17 @@ class Status:
 
     @property
     def uid(self) -> int | None:
+        """The file's owner."""
         return self.info.st_uid if self.info else None
 
     @property
     def gid(self) -> int | None:
+        """The file's group."""
         return self.info.st_gid if self.info else None
 
     @property
     def inode(self) -> int | None:
+        """The file's inode number."""
         return self.info.st_ino if self.info else None
 
     @property
@@ -140,14 +133,12 @@ class Status:
     @property
     def serving(self) -> bool:
         """Whether it can be talked to: listening, or a bound datagram socket."""
-        return self.state is State.LISTENING or (
-            self.state is State.BOUND and self.type is SocketType.DGRAM
-        )
+        return self.state is State.LISTENING or (self.state is State.BOUND and self.type is SocketType.DGRAM)
 
     @property
-    def in_use(self) -> bool:
-        """Whether a socket is bound to it."""
-        return self.state in (State.LISTENING, State.BOUND)
+    def removable(self) -> bool:
+        """Whether it is a stale socket file beyond doubt, by its own path."""
+        return self.state is State.STALE and self.certain and not self.link
 
     def describe(self) -> str:
         """State, type, holders and certainty, in a few words."""
@@ -197,7 +188,9 @@ def status(address: AddressLike, *, owners: bool = False) -> Status:
     made, which a server does notice.
 
     ``owners=True`` also asks sock_diag (or /proc/net/unix) which processes hold it and how full its backlog is: some
-    milliseconds, and only for this network namespace. Asking about an abstract name sees this network namespace alone.
+    milliseconds, and only for this network namespace; and whether a stale file lies in a layer of a mounted overlay,
+    where it may be another inode that lives: then it is not certain. Asking about an abstract name sees this network
+    namespace alone.
 
     Raises :class:`~udslab.errors.AddressError` for an address that cannot be one,
     :class:`~udslab.errors.Unsupported` off Linux, :class:`~udslab.errors.UdsError` when the look itself fails (EMFILE).
@@ -227,9 +220,7 @@ def status(address: AddressLike, *, owners: bool = False) -> Status:
 @contextmanager
 def pin(name: bytes, *, dir_fd: int | None = None, follow: bool = False) -> Iterator[int]:
     """Hold the inode that is at ``name`` now, by an O_PATH descriptor: its number is not given to another file."""
-    fd = os.open(
-        name, os.O_PATH | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW), dir_fd=dir_fd
-    )
+    fd = os.open(name, os.O_PATH | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW), dir_fd=dir_fd)
     try:
         yield fd
     finally:
@@ -242,7 +233,12 @@ def _not_there(address: Address, error: OSError, link: bool) -> Status:
     if link and number in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
         target = printable(os.readlink(address.name))
         return Status(
-            address, State.DANGLING_LINK, True, (f"a symbolic link to {target}", said), info=os.lstat(address.name), link=True
+            address,
+            State.DANGLING_LINK,
+            True,
+            (f"a symbolic link to {target}", said),
+            info=os.lstat(address.name),
+            link=True,
         )
     if number == errno.ENOENT:
         parent = os.path.dirname(address.name) or b"."
@@ -267,6 +263,9 @@ def examine(fd: int, address: Address, *, owners: bool = False, link: bool = Fal
     if owners:
         pids, backlog, found = _owners(diag.sockets_bound_to(fd))
         evidence.append(found)
+        if state is State.STALE and mounts.is_overlay_layer(fd):
+            certain = False
+            evidence.append("it is in a layer of a mounted overlay, where another inode may live in its place")
     return Status(address, state, certain, tuple(evidence), answer, info, link, pids, backlog)
 
 
@@ -277,8 +276,10 @@ def _owners(entries: list[diag.Entry]) -> tuple[tuple[int, ...], tuple[int, int]
     found = ", ".join(
         f"{entry.type} {'listening' if entry.listening else 'bound'} (socket:[{entry.inode}])" for entry in entries
     )
-    return pids, backlog, "the kernel's table of this network namespace: " + (
-        found or "not there, which proves nothing"
+    return (
+        pids,
+        backlog,
+        "the kernel's table of this network namespace: " + (found or "not there, which proves nothing"),
     )
 
 
@@ -331,7 +332,7 @@ _LOCAL = {
 }
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _fstatfs() -> Any:
     """libc's fstatfs and a buffer type for it; None where Python has no ctypes. Python's statvfs has no f_type."""
     try:

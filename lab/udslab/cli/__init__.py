@@ -1,0 +1,76 @@
+"""The ``udslab`` command. Exit status: 0 for success, 1 for "no", 2 for wrong use, 130 when interrupted."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import sys
+from collections.abc import Sequence
+
+import udslab
+from udslab.cli import clean, demo, explain, send, serve, status
+from udslab.client import OutputClosed
+from udslab.errors import AddressError, ServiceError, UdsError
+
+__all__ = ["main"]
+
+_COMMANDS = (serve, send, status, explain, clean, demo)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command with ``arguments`` (sys.argv's unless given); the exit status."""
+    _open_standard_descriptors()
+    parser = argparse.ArgumentParser(
+        prog="udslab",
+        description="A test lab for Unix domain sockets.",
+        epilog="An ADDRESS is a path, @name (abstract), or a unix: URL. Exit status: 0 success, 1 no, 2 wrong use.",
+    )
+    parser.add_argument("--version", action="version", version=f"udslab {udslab.__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for command in _COMMANDS:
+        command.add_parser(commands)
+    try:
+        options = parser.parse_args(arguments)
+        code = int(options.run(options))
+        # Not left to the interpreter's end, which would tell of a closed output in its own way.
+        sys.stdout.flush()
+    except (AddressError, ServiceError) as error:
+        return _complain(error, 2)
+    except OutputClosed:
+        return _output_closed()
+    except UdsError as error:
+        return _complain(error, 1)
+    except OSError as error:
+        if error.errno in (errno.EPIPE, errno.EBADF):
+            return _output_closed()
+        return _complain(error, 1)
+    except KeyboardInterrupt:
+        return 130
+    return code
+
+
+def _complain(error: OSError, code: int) -> int:
+    print(f"udslab: {error}", file=sys.stderr)
+    return code
+
+
+def _open_standard_descriptors() -> None:
+    """Put something where a standard descriptor was closed, or the next socket would get its number. Writing to
+    standard output fails still (EBADF)."""
+    for fd, mode in ((0, os.O_RDONLY), (1, os.O_RDONLY), (2, os.O_WRONLY)):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, mode)  # gets the lowest number that is free
+    if sys.stdout is None:
+        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
+
+
+def _output_closed() -> int:
+    # What is left in the buffer must not fail once more when the interpreter ends.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    print("udslab: standard output is closed: nobody reads what was to be printed", file=sys.stderr)
+    return 1

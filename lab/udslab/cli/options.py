@@ -1,0 +1,45 @@
+"""Options that several commands have."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from typing import Any
+
+from udslab.socktype import SocketType
+
+__all__ = ["add_json", "add_type", "address", "seconds"]
+
+Commands = Any
+"""What argparse's ``add_subparsers`` gives (its class is private)."""
+
+
+def add_type(parser: argparse.ArgumentParser) -> None:
+    """``--type stream|dgram|seqpacket``"""
+    parser.add_argument(
+        "--type",
+        choices=[type.value for type in SocketType],
+        default=SocketType.STREAM.value,
+        help="the type of socket (default: %(default)s)",
+    )
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """``--json``"""
+    parser.add_argument("--json", action="store_true", help="print facts as JSON")
+
+
+def address(word: str) -> bytes:
+    """An address on the command line, as its exact bytes: it need not be UTF-8."""
+    return os.fsencode(word)
+
+
+def seconds(word: str) -> float | None:
+    """A time limit; ``0`` for none."""
+    try:
+        value = float(word)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{word!r} is no number of seconds")
+    return value or None

@@ -1,0 +1,131 @@
+"""``udslab serve``: a server around a service, until SIGTERM or SIGINT."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import logging
+import os
+import resource
+import signal
+import sys
+
+from udslab.address import Address
+from udslab.cli.options import Commands, add_type, address, seconds
+from udslab.errors import AddressError, Stage
+from udslab.listener import Listener, OnExisting, bind, inherited, listen
+from udslab.server import ConnectionServer, DatagramServer, Server
+from udslab.services import SERVICES, resolve
+from udslab.socketfile import BoundSocket
+from udslab.socktype import SocketType
+
+__all__ = ["add_parser"]
+
+
+def add_parser(commands: Commands) -> None:
+    """Add ``serve``."""
+    parser = commands.add_parser(
+        "serve",
+        help="listen on a path and serve, in upper case unless told otherwise",
+        description="Listen on PATH and serve until SIGTERM or SIGINT; then answer what has come, and remove the "
+        "socket file. One line to standard error for each client. Sockets handed over by a service manager "
+        "(LISTEN_FDS) are served instead of a new one, and their files left alone.",
+    )
+    parser.add_argument("path", metavar="PATH", type=address, help="a path, @name (abstract), or a unix: URL")
+    add_type(parser)
+    parser.add_argument(
+        "--service",
+        default="upper",
+        metavar="NAME",
+        help=f"{', '.join(SERVICES)}, or module:name (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--on-existing",
+        choices=[policy.value for policy in OnExisting],
+        default=OnExisting.REPLACE_STALE.value,
+        help="what to do when something is at PATH (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--backlog", type=int, default=128, metavar="N", help="how many may wait (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--mode", type=_mode, metavar="OCTAL", help="the file's mode, such as 660 (default: by the umask)"
+    )
+    parser.add_argument("--group", metavar="GROUP", help="the file's group; with it the mode is 660 unless given")
+    parser.add_argument(
+        "--long-path", choices=["refuse", "alias"], default="refuse", help="what to do when PATH does not fit"
+    )
+    parser.add_argument("--once", action="store_true", help="serve one client, and exit when it has gone")
+    parser.add_argument(
+        "--identify",
+        action="store_true",
+        help="tell callers by the file they have bound, too: check it, remove it, turn others away",
+    )
+    parser.add_argument(
+        "--drain", type=seconds, default=5.0, metavar="SECONDS", help="how long clients get at the end (default: 5)"
+    )
+    parser.add_argument("-q", "--quiet", action="store_true", help="say nothing but warnings and errors")
+    parser.add_argument("-v", "--verbose", action="store_true", help="say also how each client went")
+    parser.set_defaults(run=run)
+
+
+def _mode(word: str) -> int:
+    try:
+        value = int(word, 8)
+    except ValueError:
+        value = -1
+    if not 0 <= value <= 0o777:
+        raise argparse.ArgumentTypeError(f"{word!r} is no mode: it is octal, from 0 to 777")
+    return value
+
+
+def run(options: argparse.Namespace) -> int:
+    """Serve."""
+    level = logging.WARNING if options.quiet else logging.DEBUG if options.verbose else logging.INFO
+    logging.basicConfig(level=level, format="udslab: %(message)s", stream=sys.stderr)
+    resolve(options.service)
+    _take_all_descriptors()
+    sock = _inherited(Address.parse(options.path)) or _own(options)
+    drain = options.drain or float("inf")
+    server: Server
+    if isinstance(sock, Listener):
+        server = ConnectionServer(sock, options.service, drain=drain, once=options.once, identify=options.identify)
+        kind = f"listening, {sock.type}"
+    else:
+        server = DatagramServer(sock, options.service, drain=drain, once=options.once)
+        kind = "bound, dgram"
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: server.stop())
+    logging.getLogger("udslab").info("serving %s on %s (%s, pid %d)", options.service, sock.address, kind, os.getpid())
+    server.run()
+    return 0
+
+
+def _own(options: argparse.Namespace) -> Listener | BoundSocket:
+    common = {"on_existing": options.on_existing, "mode": options.mode, "group": options.group}
+    if options.type == SocketType.DGRAM:
+        return bind(options.path, **common)
+    return listen(options.path, type=options.type, backlog=options.backlog, long_path=options.long_path, **common)
+
+
+def _inherited(wanted: Address) -> Listener | BoundSocket | None:
+    """The socket that a service manager has handed over for this address; None if it has handed over none."""
+    sockets = inherited()
+    for sock in sockets:
+        if sock.address == wanted:
+            return sock
+    if sockets:
+        raise AddressError(
+            Stage.ADDRESS,
+            errno.EINVAL,
+            str(wanted),
+            f"they are bound to {', '.join(str(sock.address) for sock in sockets)}",
+            "none of the sockets handed over (LISTEN_FDS) is bound to it",
+        )
+    return None
+
+
+def _take_all_descriptors() -> None:
+    """One client, one descriptor: raise the soft limit, which is low for the sake of select(2), to the hard one."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,0 +1,171 @@
+"""Processes of our own and of others: started so that they end with us, waited for, ended."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+import select
+import signal
+import subprocess
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+
+from udslab.address import AddressLike
+from udslab.deadline import Deadline
+from udslab.errors import Stage, TimedOut, UdsError
+from udslab.state import Status, status
+
+__all__ = ["Process", "wait_until"]
+
+_PR_SET_PDEATHSIG = 1
+_LAST_PAUSE = 0.02
+
+
+class Process:
+    """A child process. As a context manager it ends with the block, by SIGTERM and then SIGKILL.
+
+    It ends with us, too: it gets SIGKILL when the *thread* that started it ends (PR_SET_PDEATHSIG, prctl(2)). It has a
+    session of its own, and every signal at its default: a harness in the background hands down an ignored SIGINT.
+    ``stdout`` and ``stderr`` go to one file, which :meth:`output` reads, unless given.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str | bytes | os.PathLike[str]],
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+        stdin: int | None = subprocess.DEVNULL,
+        stdout: int | None = None,
+    ) -> None:
+        self.command = [os.fsdecode(word) for word in command]
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by __exit__
+        libc = ctypes.CDLL(None)
+        parent = os.getpid()
+
+        def in_child() -> None:
+            for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM):
+                signal.signal(number, signal.SIG_DFL)
+            libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+            if os.getppid() != parent:
+                os._exit(1)  # it has died before the line above
+
+        try:
+            self._popen = subprocess.Popen(
+                self.command,
+                env=env,
+                cwd=cwd,
+                stdin=stdin,
+                stdout=self._log if stdout is None else stdout,
+                stderr=self._log,
+                start_new_session=True,
+                preexec_fn=in_child,
+            )
+        except BaseException:
+            self._log.close()
+            raise
+        self.pid = self._popen.pid
+        self._pidfd = os.pidfd_open(self.pid)
+
+    @property
+    def returncode(self) -> int | None:
+        """The exit status, the negative of the signal that ended it, or None while it runs."""
+        return self._popen.poll()
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait until it has exited; its exit status. Raises :class:`~udslab.errors.TimedOut`."""
+        if not self._exits_within(timeout):
+            raise TimedOut(
+                Stage.SERVICE,
+                errno.ETIMEDOUT,
+                None,
+                what=f"{self.command[0]} (pid {self.pid}) has not ended within {timeout:g} s",
+            )
+        return self._popen.wait()
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal, unless it has exited."""
+        self._popen.send_signal(number)
+
+    def end(self, grace: float = 5.0) -> int:
+        """SIGTERM, and SIGKILL if it still runs after ``grace`` seconds; its exit status."""
+        self.send_signal(signal.SIGTERM)
+        if not self._exits_within(grace):
+            self.send_signal(signal.SIGKILL)
+        return self._popen.wait()
+
+    def kill(self) -> int:
+        """SIGKILL; its exit status (-9)."""
+        self.send_signal(signal.SIGKILL)
+        return self._popen.wait()
+
+    def output(self) -> str:
+        """What it has written so far."""
+        # Not seek and read: the child shares the offset.
+        return os.pread(self._log.fileno(), os.fstat(self._log.fileno()).st_size, 0).decode(errors="backslashreplace")
+
+    def wait_serving(self, address: AddressLike, timeout: float = 10.0) -> Status:
+        """Wait until a server serves ``address``; what is there then. No server notices.
+
+        Raises :class:`~udslab.errors.UdsError` at once when the process ends before that, with the last line that it
+        has written; :class:`~udslab.errors.TimedOut` after ``timeout`` seconds.
+        """
+        return wait_until(address, lambda found: found.serving, timeout, self)
+
+    def _exits_within(self, timeout: float | None) -> bool:
+        poll = select.poll()
+        poll.register(self._pidfd, select.POLLIN)
+        return bool(poll.poll(None if timeout is None else timeout * 1000))
+
+    def __enter__(self) -> Process:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        try:
+            self.end()
+        finally:
+            os.close(self._pidfd)
+            self._log.close()
+            for pipe in (self._popen.stdin, self._popen.stdout):
+                if pipe is not None:
+                    with contextlib.suppress(BrokenPipeError):
+                        pipe.close()
+
+
+def wait_until(
+    address: AddressLike, wanted: Callable[[Status], bool], timeout: float = 10.0, process: Process | None = None
+) -> Status:
+    """Wait until what is at ``address`` is as ``wanted``; what is there then.
+
+    Looks again and again, ever more rarely, for no event tells when a socket begins to listen; the end of ``process``
+    is an event. Raises as :meth:`Process.wait_serving`.
+    """
+    deadline = Deadline(timeout)
+    pause = 0.0005
+    while True:
+        # In this order: what it has done before it ended counts.
+        ended = process is not None and process.returncode is not None
+        found = status(address)
+        if wanted(found):
+            return found
+        if ended and process is not None:
+            lines = process.output().strip().splitlines() or ["it has written nothing"]
+            raise UdsError(
+                Stage.SERVICE,
+                errno.ECHILD,
+                str(found.address),
+                f"its last line: {lines[-1]}",
+                f"{process.command[0]} has ended with status {process.returncode} and the path is {found.describe()}",
+            )
+        left = deadline.left() or 0.0
+        if not left:
+            raise TimedOut(
+                Stage.SERVICE, errno.ETIMEDOUT, str(found.address), what=f"still {found.describe()} after {timeout:g} s"
+            )
+        pause = min(pause * 1.5, _LAST_PAUSE, left)
+        if process is not None:
+            process._exits_within(pause)
+        else:
+            select.select([], [], [], pause)

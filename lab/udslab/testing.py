@@ -1,0 +1,91 @@
+"""Assertions about what is at a path, for any test framework.
+
+What is there instead, who holds it, and since when, stands in the failure.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import os
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from udslab.address import AddressLike
+from udslab.state import State, Status, status
+
+__all__ = ["assert_gone", "assert_in_use", "assert_serving", "assert_stale", "assert_untouched"]
+
+
+def assert_serving(address: AddressLike) -> Status:
+    """Something listens there, or is a bound datagram socket. No server notices the question."""
+    return _check(address, "serving", lambda found: found.serving)
+
+
+def assert_in_use(address: AddressLike) -> Status:
+    """A socket is bound there, whether it listens or not."""
+    return _check(address, "in use", lambda found: found.state in (State.LISTENING, State.BOUND))
+
+
+def assert_stale(address: AddressLike) -> Status:
+    """A socket file is there, and certainly no socket is bound to it."""
+    return _check(address, "stale", lambda found: found.state is State.STALE and found.certain)
+
+
+def assert_gone(address: AddressLike) -> Status:
+    """Nothing is there, not even a dangling link or the directory."""
+    return _check(address, "gone", lambda found: found.state in (State.ABSENT, State.UNREACHABLE))
+
+
+@contextmanager
+def assert_untouched(path: str | bytes | os.PathLike[str]) -> Iterator[None]:
+    """What is at ``path`` is the same file with the same mode, owner and content after the block as before it."""
+    before = _fingerprint(path)
+    yield
+    after = _fingerprint(path)
+    if after != before:
+        changed = ", ".join(
+            f"{key}: {before.get(key)} before, {after.get(key)} after"
+            for key in before.keys() | after.keys()
+            if before.get(key) != after.get(key)
+        )
+        raise AssertionError(f"{_describe(status(path, owners=True))}; it was touched: {changed}")
+
+
+def _fingerprint(path: str | bytes | os.PathLike[str]) -> dict[str, object]:
+    try:
+        info = os.lstat(path)
+    except FileNotFoundError:
+        return {"there": False}
+    facts: dict[str, object] = {
+        "there": True,
+        "inode": (info.st_dev, info.st_ino),
+        "mode": oct(info.st_mode),
+        "owner": (info.st_uid, info.st_gid),
+        "size": info.st_size,
+    }
+    if stat.S_ISREG(info.st_mode):
+        with open(path, "rb") as file:
+            facts["content"] = hashlib.sha256(file.read()).hexdigest()
+    elif stat.S_ISLNK(info.st_mode):
+        facts["target"] = os.readlink(os.fsencode(path))
+    elif stat.S_ISSOCK(info.st_mode):
+        facts["state"] = status(path).state.value
+    return facts
+
+
+def _check(address: AddressLike, wanted: str, right: Callable[[Status], bool]) -> Status:
+    found = status(address)
+    if not right(found):
+        raise AssertionError(f"{_describe(status(address, owners=True))}; expected: {wanted}")
+    return found
+
+
+def _describe(found: Status) -> str:
+    words = [f"{found.address} is {found.describe()}"]
+    if found.made is not None:
+        since = datetime.datetime.fromtimestamp(found.made, datetime.timezone.utc)
+        words.append(f"made {since:%Y-%m-%d %H:%M:%S} UTC by uid {found.uid}")
+    words.extend(found.evidence)
+    return "; ".join(words)

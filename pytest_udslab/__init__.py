@@ -1,0 +1,1 @@
+"""The pytest plugin of udslab: a thin skin over the library."""

@@ -197,7 +197,7 @@ def calibrated() -> bool:
         return False
     for place in (None, "/dev/shm"):  # noqa: S108 - by an unguessable name
         try:
-            with tempfile.TemporaryDirectory(prefix="udslab-", dir=place) as directory:
+            with tempfile.TemporaryDirectory(prefix="uds-probe-", dir=place) as directory:
                 # Bytes that are too many for sun_path say nothing about the kernel: try the next place.
                 if len(os.fsencode(directory)) > 80:
                     continue

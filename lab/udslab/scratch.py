@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +22,9 @@ except ImportError:  # not a Unix: refused below
 
 __all__ = ["scratch_directory", "sweep"]
 
-_PREFIX = "uds-"
+_PREFIX = "udslab-"
+_MARK = "owner"
+"""The file that tells a scratch directory from a user's directory with such a name; it holds the owner's pid."""
 
 
 @contextmanager
@@ -39,6 +40,8 @@ def scratch_directory(parent: str | None = None) -> Iterator[str]:
     path, fd = _make(parent)
     owner = os.getpid()
     try:
+        with open(os.path.join(path, _MARK), "w") as mark:
+            mark.write(f"{owner}\n")
         inner = os.path.join(path, "d")
         os.mkdir(inner, 0o700)
         yield inner
@@ -75,14 +78,16 @@ def sweep(parent: str) -> list[str]:
         except OSError:
             continue
         try:
-            info = os.fstat(fd)
-            if info.st_uid != os.geteuid() or stat.S_IMODE(info.st_mode) != 0o700:
+            if os.fstat(fd).st_uid != os.geteuid():
                 continue
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(path, ignore_errors=True)
+            if os.path.isfile(os.path.join(path, _MARK)):
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                os.rmdir(path)  # its owner died at once; fails if there is anything in it
             swept.append(path)
         except OSError:
-            continue  # its owner lives
+            continue  # its owner lives, or it is no scratch directory
         finally:
             os.close(fd)
     return swept

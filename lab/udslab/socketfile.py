@@ -66,8 +66,8 @@ def lock(dir_fd: int, deadline: Deadline, address: Address) -> Iterator[None]:
     """Hold ``flock`` on a directory, so that of all who take it one at a time decides about a path in it.
 
     No lock file stays behind, and the lock goes when its process dies. Where it cannot be had (a directory that may not
-    be read, a file system without it) nothing is locked: it keeps the lab's own starters orderly and fast, and every
-    removal is safe without it.
+    be read, a file system without it) nothing is locked, and of many who start within the same microseconds over a stale
+    file more than one could believe to have won: see :func:`remove_pinned`.
 
     Raises :class:`~udslab.errors.LockTimeout` after the deadline: whoever may read a directory can lock it for ever.
     """
@@ -165,16 +165,20 @@ def rename_noreplace(dir_fd: int, old: bytes, new: bytes) -> None:
 def remove_pinned(dir_fd: int, name: bytes, fd: int) -> bool:
     """Remove ``name`` if it is the inode that the descriptor ``fd`` pins; whether it was.
 
-    Anything else keeps its place: it is away from its name for the time of three system calls. Raises
-    :class:`~udslab.errors.PathLost` if a third party has taken that place meanwhile, with the name under which the
-    second one's file is kept; OSError if the directory may not be written.
+    Anything else keeps its place. What comes there just now, between looking and moving, is away from its name for the
+    time of three system calls; if a third party takes the place in that time, there is no place to put it back:
+    raises :class:`~udslab.errors.PathLost` then, with the name under which the second one's file is kept. Raises OSError
+    if the directory may not be written.
     """
+    pinned = os.fstat(fd)
     aside = private_name()
     try:
+        if not os.path.samestat(os.stat(name, dir_fd=dir_fd, follow_symlinks=False), pinned):
+            return False
         os.rename(name, aside, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
     except FileNotFoundError:
         return False
-    if os.path.samestat(os.stat(aside, dir_fd=dir_fd, follow_symlinks=False), os.fstat(fd)):
+    if os.path.samestat(os.stat(aside, dir_fd=dir_fd, follow_symlinks=False), pinned):
         os.unlink(aside, dir_fd=dir_fd)
         return True
     try:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import errno
+import io
 import os
 import sys
 from collections.abc import Sequence
 
 import udslab
+from udslab.address import printable
 from udslab.cli import clean, demo, explain, send, serve, status
 from udslab.client import OutputClosed
 from udslab.errors import AddressError, ServiceError, UdsError
@@ -20,7 +22,7 @@ _COMMANDS = (serve, send, status, explain, clean, demo)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command with ``arguments`` (sys.argv's unless given); the exit status."""
-    _open_standard_descriptors()
+    _prepare_standard_streams()
     parser = argparse.ArgumentParser(
         prog="udslab",
         description="A test lab for Unix domain sockets.",
@@ -31,33 +33,54 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for command in _COMMANDS:
         command.add_parser(commands)
     try:
-        options = parser.parse_args(arguments)
-        code = int(options.run(options))
+        code = _run(parser, arguments)
         # Not left to the interpreter's end, which would tell of a closed output in its own way.
         sys.stdout.flush()
     except (AddressError, ServiceError) as error:
         return _complain(error, 2)
-    except OutputClosed:
-        return _output_closed()
+    except OutputClosed as error:
+        return _cannot_print(error)
     except UdsError as error:
         return _complain(error, 1)
     except OSError as error:
-        if error.errno in (errno.EPIPE, errno.EBADF):
-            return _output_closed()
-        return _complain(error, 1)
+        # Of all that is done here only printing fails with an error that is not the lab's and names no file.
+        return _cannot_print(error) if error.filename is None else _complain(_named(error), 1)
     except KeyboardInterrupt:
         return 130
     return code
 
 
-def _complain(error: OSError, code: int) -> int:
+def _run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> int:
+    try:
+        options = parser.parse_args(arguments)
+    except SystemExit as end:  # --help, --version, wrong use: not yet, for what was printed has not been written
+        return int(end.code or 0)
+    return int(options.run(options))
+
+
+def _complain(error: object, code: int) -> int:
     print(f"udslab: {error}", file=sys.stderr)
     return code
 
 
-def _open_standard_descriptors() -> None:
+def _named(error: OSError) -> str:
+    return f"{printable(os.fsencode(error.filename))}: {_reason(error)}"
+
+
+def _reason(error: OSError) -> str:
+    number = error.errno or 0
+    return f"{error.strerror} ({errno.errorcode.get(number, number)})"
+
+
+def _cannot_print(error: OSError) -> int:
+    # What is left in the buffer must not fail once more when the interpreter ends.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return _complain(f"standard output: {_reason(error)}: what was to be printed is lost", 1)
+
+
+def _prepare_standard_streams() -> None:
     """Put something where a standard descriptor was closed, or the next socket would get its number. Writing to
-    standard output fails still (EBADF)."""
+    standard output fails still (EBADF). And print what the output's encoding has not got as an escape sequence."""
     for fd, mode in ((0, os.O_RDONLY), (1, os.O_RDONLY), (2, os.O_WRONLY)):
         try:
             os.fstat(fd)
@@ -67,10 +90,5 @@ def _open_standard_descriptors() -> None:
         sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
     if sys.stderr is None:
         sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
-
-
-def _output_closed() -> int:
-    # What is left in the buffer must not fail once more when the interpreter ends.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    print("udslab: standard output is closed: nobody reads what was to be printed", file=sys.stderr)
-    return 1
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")

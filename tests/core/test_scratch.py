@@ -1,0 +1,84 @@
+"""Scratch directories are short, private, and swept when their owner is dead, and nobody else's directory is touched."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+from udslab.scratch import scratch_directory, sweep
+
+HOLD = """
+import sys
+from udslab.scratch import scratch_directory
+with scratch_directory(sys.argv[1]) as path:
+    open(path + "/left", "w").close()
+    print(path, flush=True)
+    sys.stdin.read()
+"""
+
+
+def hold(parent: Path, environment: dict[str, str]) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(parent)],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_it_is_private_and_short_and_goes_with_its_content(tmp_path):
+    with scratch_directory(str(tmp_path)) as path:
+        assert stat.S_IMODE(os.stat(path).st_mode) == 0o700
+        assert stat.S_IMODE(os.stat(os.path.dirname(path)).st_mode) == 0o700
+        assert len(path) - len(str(tmp_path)) < 24
+        (Path(path) / "file").write_text("x")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_that_of_a_killed_owner_is_swept_by_the_next(tmp_path, environment):
+    with hold(tmp_path, environment) as owner:
+        path = owner.stdout.readline().strip()
+        os.chmod(path, 0o755)
+        owner.kill()
+        owner.wait()
+    assert Path(path, "left").exists()
+    with scratch_directory(str(tmp_path)):
+        assert not os.path.exists(path)
+
+
+def test_that_of_a_living_owner_is_kept(tmp_path, environment):
+    with hold(tmp_path, environment) as owner:
+        path = owner.stdout.readline().strip()
+        assert sweep(str(tmp_path)) == []
+        assert Path(path, "left").exists()
+
+
+def test_directories_of_others_with_such_names_are_kept(tmp_path):
+    theirs = tmp_path / "udslab-notes"
+    (theirs / "d").mkdir(parents=True)
+    (theirs / "d" / "work").write_text("x")
+    (tmp_path / "udslab-link").symlink_to(theirs)
+    (tmp_path / "udslab-file").write_text("x")
+    assert sweep(str(tmp_path)) == []
+    assert (theirs / "d" / "work").read_text() == "x"
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_an_empty_one_whose_owner_died_at_once_is_swept(tmp_path):
+    (tmp_path / "udslab-dead").mkdir(mode=0o700)
+    assert sweep(str(tmp_path)) == [str(tmp_path / "udslab-dead")]
+
+
+def test_many_at_once_get_directories_of_their_own(tmp_path, environment):
+    owners = [hold(tmp_path, environment) for _ in range(12)]
+    paths = {owner.stdout.readline().strip() for owner in owners}
+    assert len(paths) == 12
+    assert all(Path(path, "left").exists() for path in paths)
+    for owner in owners:
+        owner.communicate("")
+        assert owner.returncode == 0
+    assert list(tmp_path.iterdir()) == []

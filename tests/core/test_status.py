@@ -375,7 +375,9 @@ print(json.dumps([[one.state.value, one.type and one.type.value, one.certain] fo
 """
 
 
-@pytest.mark.parametrize("options", ["--net", "--pid --fork --mount-proc", "--mount", "--net --pid --fork --mount-proc"])
+@pytest.mark.parametrize(
+    "options", ["--net", "--pid --fork --mount-proc", "--mount", "--net --pid --fork --mount-proc"]
+)
 def test_the_same_is_said_from_other_namespaces(path, directory, make_socket, unshare, options):
     make_socket(path, backlog=5)
     make_socket(directory / "bound")
@@ -435,9 +437,7 @@ def test_it_is_right_on_other_mounts(directory, unshare, mount, bind_in, look_in
 def test_a_layer_of_an_overlay_is_not_certain_when_looked_at_closely(directory, unshare):
     (directory / "a").mkdir()
     (directory / "u").mkdir()
-    script = (
-        f"D={directory}; mkdir $D/l $D/w; mount -t overlay -o lowerdir=$D/l,upperdir=$D/u,workdir=$D/w none $D/a"
-    )
+    script = f"D={directory}; mkdir $D/l $D/w; mount -t overlay -o lowerdir=$D/l,upperdir=$D/u,workdir=$D/w none $D/a"
     found = unshare("--mount", IN_MOUNT, script, directory / "a", directory / "u")
     assert found[0] == ["stale", False, False]  # it lives, by another inode
 

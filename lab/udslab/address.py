@@ -91,7 +91,10 @@ class Address:
                         raw, "a unix: URL has no host", f"write unix:///{printable(rest[2:])} for an absolute path"
                     )
                 rest = host + slash + path
-            raw = unquote_to_bytes(rest)
+            # Looked at before it is decoded: %40 is how a path that begins with @ is written.
+            if rest.startswith(b"@"):
+                return cls.abstract(unquote_to_bytes(rest[1:]))
+            return cls.pathname(unquote_to_bytes(rest))
         if raw.startswith(b"@"):
             return cls.abstract(raw[1:])
         return cls.pathname(raw)
@@ -129,6 +132,12 @@ class Address:
     def is_pathname(self) -> bool:
         """Whether it is a path on a file system."""
         return self.kind is AddressKind.PATHNAME
+
+    @property
+    def is_private(self) -> bool:
+        """Whether it is a path that leads each process elsewhere. ``/proc/self/fd/N/name``, a common way round long
+        paths, is one: whoever answers to it looks among its *own* descriptors."""
+        return self.is_pathname and self.name.startswith((b"/proc/self/", b"/proc/thread-self/", b"/dev/fd/"))
 
     @property
     def raw(self) -> bytes:

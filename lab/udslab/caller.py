@@ -83,6 +83,10 @@ def caller_by_file(
         raise CallerRejected(
             Stage.CALLER_NAME, errno.ENOENT, str(address), "only a path has an owner", "the caller has bound no file"
         )
+    if address.is_private:
+        raise CallerRejected(
+            Stage.CALLER_NAME, errno.ENOENT, str(address), "bind it by its own path", "it leads elsewhere from here"
+        )
     directory, name = split(address)
     try:
         with open_directory(directory) as dir_fd:

@@ -43,8 +43,8 @@ def converse(
 
     On a datagram or seqpacket socket each line, with its newline, is one record. At the end of the input the sending
     side is shut down and the rest is received, until the other side closes; datagrams have no end, so as many answers
-    are awaited as records were sent (``answers=False``: none). ``timeout``: how many seconds to wait for the next
-    answer once the input has ended.
+    are awaited as records were sent (``answers=False``: none). ``timeout``: how many seconds to wait for the server to
+    take more, and for the next answer once the input has ended.
 
     Raises :class:`~udslab.errors.PeerGone` if the other side goes before the input has ended or in mid-line,
     :class:`~udslab.errors.TimedOut`, :class:`OutputClosed`, and :class:`~udslab.errors.UdsError` of stage ``send``.
@@ -84,11 +84,12 @@ class _Conversation:
                 self._receive()
             if self.pending and not self.peer_ended:
                 self._send()
-            if self.input_ended and not self.pending:
-                if ready or deadline.seconds is None:
-                    deadline = Deadline(self.timeout)
-                elif deadline.passed and not self._finished():
-                    raise self._nothing_came()
+            if not self.input_ended and not self.pending:
+                deadline = Deadline(None)  # it is not the server that is waited for
+            elif ready or deadline.seconds is None:
+                deadline = Deadline(self.timeout)
+            elif deadline.passed and not self._finished():
+                raise self._nothing_came()
         if self.last_sent.endswith(b"\n") and self.last_received and not self.last_received.endswith(b"\n"):
             raise PeerGone(
                 Stage.RECEIVE,
@@ -114,7 +115,9 @@ class _Conversation:
 
     def _nothing_came(self) -> TimedOut:
         what = f"nothing more came within {self.timeout:g} s"
-        if self.type is SocketType.DGRAM:
+        if self.pending:
+            what = f"the server took nothing more within {self.timeout:g} s"
+        elif self.type is SocketType.DGRAM:
             totals = self.totals
             what = f"{totals.records_received} of {totals.records_sent} answers came within {self.timeout:g} s"
         return TimedOut(Stage.RECEIVE, errno.ETIMEDOUT, str(self.connection_name), "give it longer: --timeout", what)
@@ -127,11 +130,10 @@ class _Conversation:
                 raise failure(Stage.SEND, error, "standard input", "it cannot be read") from error
             data = b""  # closed, or a terminal that has gone
         if self.records:
-            *lines, self.line = (self.line + data).splitlines(keepends=True) or [b""]
-            if self.line.endswith(b"\n") or not data:
-                lines.append(self.line)
-                self.line = b""
-            self.pending = [line for line in lines if line]
+            *lines, self.line = (self.line + data).split(b"\n")
+            self.pending = [line + b"\n" for line in lines]
+            if self.line and not data:
+                self.pending.append(self.line)
         elif data:
             self.pending = [data]
         if not data:
@@ -198,19 +200,25 @@ class _Conversation:
             self._write(data)
 
     def _ended_early(self) -> PeerGone:
+        before = "it had read everything" if self.input_ended and not self.pending else "the input had ended"
         return PeerGone(
             Stage.RECEIVE,
             errno.ECONNRESET,
             str(self.connection_name),
             f"{self.totals.sent} bytes were sent, {self.totals.received} bytes of answers came",
-            "the server closed the connection before the input had ended",
+            f"the server closed the connection before {before}",
         )
 
     def _write(self, data: bytes) -> None:
         rest = memoryview(data)
         try:
             while rest:
-                rest = rest[os.write(self.sink, rest) :]
+                try:
+                    rest = rest[os.write(self.sink, rest) :]
+                except BlockingIOError:  # somebody has made it non-blocking
+                    poll = select.poll()
+                    poll.register(self.sink, select.POLLOUT)
+                    poll.poll()
         except OSError as error:
             raise OutputClosed(
                 Stage.RECEIVE, error.errno or errno.EIO, "standard output", "nobody reads what was to be printed"

@@ -109,7 +109,7 @@ def connect(
     timeout: float | None = None,
     bind: AddressLike | None = None,
 ) -> Connection:
-    """Connect to ``address``; a path of any length (over-long ones go through the inode).
+    """Connect to ``address``; a path of any length (on Linux over-long ones go through the inode).
 
     ``timeout`` limits the connecting, in seconds: a connect waits while the server's backlog is full (connect(2)). The
     connection itself is blocking. ``bind`` binds the client's own end first: to an address, or with ``"auto"`` to a
@@ -120,7 +120,7 @@ def connect(
     stage ``connect``; stage ``bind`` where the client's own address fails.
     """
     address = Address.parse(address)
-    if address.is_pathname and not address.fits:
+    if address.is_pathname and not address.fits and hasattr(os, "O_PATH"):
         return _connect_through_inode(address, SocketType(type), timeout, bind)
     return _connect(address, address.sun_path(), SocketType(type), timeout, bind)
 
@@ -201,7 +201,10 @@ def _send_timeout(sock: socket.socket, seconds: float) -> None:
 def _bind_own(connection: Connection, bind: AddressLike) -> None:
     own = Address.parse(bind)
     if bind in ("auto", b"auto"):
-        own = Address.pathname(os.path.join(os.fsencode(tempfile.gettempdir()), private_name()))
+        name = private_name()
+        own = Address.pathname(os.path.join(os.fsencode(tempfile.gettempdir()), name))
+        if not own.fits:  # TMPDIR is too long
+            own = Address.pathname(b"/tmp/" + name)  # noqa: S108 - an unguessable name
         # The directory may be shared: from the first moment on nobody else may connect (mode & ~umask).
         os.fchmod(connection.fileno(), 0o700)
     try:

@@ -34,29 +34,40 @@ import itertools
 import os
 import socket
 import tempfile
-from contextlib import suppress
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from udslab.socktype import SocketType, open_pair, open_socket
 
 __all__ = ["Answer", "ask", "ask_name", "calibrated"]
 
 
-@dataclass(frozen=True)
-class Answer:
-    """What the kernel said of a socket file: the type of the socket that is bound to it (None: none is, or it may
-    not be asked), whether it listens, whether its backlog is full, and the errnos as evidence."""
+class Answer(NamedTuple):
+    """What the kernel said of a socket file.
+
+    ``type``: of the socket that is bound to it (None: none is, or it may not be asked). ``asked``: the questions, by
+    type of the asking socket, with the errno of the answer (0: success). ``innocent``: by the pair probe, and not by
+    plain connects.
+    """
 
     type: SocketType | None
     listening: bool = False
     full: bool = False
     denied: bool = False
-    said: str = ""
+    innocent: bool = True
+    asked: tuple[tuple[SocketType, int], ...] = ()
 
     @property
     def stale(self) -> bool:
         """Whether nothing is bound to it."""
         return self.type is None and not self.denied
+
+    @property
+    def said(self) -> str:
+        """Questions and answers in words."""
+        how = "pair probe" if self.innocent else "plain connect"
+        return f"{how}: " + ", ".join(
+            f"{type}: {errno.errorcode[number] if number else 'success'}" for type, number in self.asked
+        )
 
 
 _LISTENING = {0, errno.EISCONN, errno.EAGAIN}
@@ -70,56 +81,57 @@ class _Question:
     def __init__(self, target: bytes, innocent: bool) -> None:
         self._target = target
         self._innocent = innocent
-        self._pairs: dict[SocketType, tuple[socket.socket, socket.socket]] = {}
-        self.said: list[str] = []
+        self._ends: dict[SocketType, tuple[socket.socket, socket.socket]] = {}
+        self._asked: list[tuple[SocketType, int]] = []
 
     def __enter__(self) -> _Question:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        for pair in self._pairs.values():
-            for end in pair:
-                end.close()
+        for left, right in self._ends.values():
+            left.close()
+            right.close()
 
     def connect(self, type: SocketType) -> int:
         """The errno (0: success) of a non-blocking connect with a pair's end, or with a fresh socket."""
         if self._innocent:
-            if type not in self._pairs:
-                self._pairs[type] = open_pair(type)
-            number = self._pairs[type][0].connect_ex(self._target)
+            pair = self._ends.get(type)
+            if pair is None:
+                pair = self._ends[type] = open_pair(type)
+            number = pair[0].connect_ex(self._target)
         else:
             with open_socket(type, blocking=False) as asker:
                 number = asker.connect_ex(self._target)
         if number not in _ANSWERS:
             raise OSError(number, os.strerror(number))
-        self.said.append(f"{type.value}: {errno.errorcode[number] if number else 'success'}")
+        self._asked.append((type, number))
         return number
 
     def ask(self, fd: int) -> Answer:
+        """Ask about the inode that ``fd`` pins."""
         first = self.connect(SocketType.STREAM)
-        if first in _DENIED:
-            return self.answer(None, denied=True)
         if first in _LISTENING:
-            return self.answer(SocketType.STREAM, listening=True, full=first == errno.EAGAIN)
+            return self.answer(SocketType.STREAM, first)
+        if first in _DENIED:
+            return Answer(None, False, False, True, self._innocent, tuple(self._asked))
         if first == errno.ECONNREFUSED:
             _await_births(fd)
         packet = self.connect(SocketType.SEQPACKET)
         if packet in _LISTENING:
-            return self.answer(SocketType.SEQPACKET, listening=True, full=packet == errno.EAGAIN)
+            return self.answer(SocketType.SEQPACKET, packet)
         if first == packet == errno.EPROTOTYPE:
             return self.answer(SocketType.DGRAM)
         # Asked again, for a socket may have been born before the second question, or closed.
         again = self.connect(SocketType.STREAM)
         if again in _LISTENING:
-            return self.answer(SocketType.STREAM, listening=True, full=again == errno.EAGAIN)
+            return self.answer(SocketType.STREAM, again)
         if again == errno.EPROTOTYPE:
             return self.answer(SocketType.SEQPACKET if packet == errno.ECONNREFUSED else SocketType.DGRAM)
         return self.answer(SocketType.STREAM if packet == errno.EPROTOTYPE else None)
 
-    def answer(
-        self, type: SocketType | None, listening: bool = False, full: bool = False, denied: bool = False
-    ) -> Answer:
-        return Answer(type, listening, full, denied, ", ".join(self.said))
+    def answer(self, type: SocketType | None, number: int = errno.ECONNREFUSED) -> Answer:
+        """The answer, from the type found and the errno that told it."""
+        return Answer(type, number in _LISTENING, number == errno.EAGAIN, False, self._innocent, tuple(self._asked))
 
 
 _missing = itertools.count()
@@ -127,10 +139,9 @@ _missing = itertools.count()
 
 def _await_births(fd: int) -> None:
     """Wait until no bind is half done in the directory of the inode that ``fd`` pins."""
-    directory = os.path.dirname(os.readlink(b"/proc/self/fd/%d" % fd))
-    with suppress(OSError):
-        # A name that was never looked up before, for the kernel remembers misses and answers those without the lock.
-        os.lstat(b"%s/.udslab-%d-%d" % (directory, os.getpid(), next(_missing)))
+    directory = os.readlink(b"/proc/self/fd/%d" % fd).rpartition(b"/")[0]
+    # A name that was never looked up before, for the kernel remembers misses and answers those without the lock.
+    os.access(b"%s/.udslab-%d-%d" % (directory, os.getpid(), next(_missing)), os.F_OK)
 
 
 def ask(fd: int, innocent: bool = True) -> Answer:
@@ -152,7 +163,7 @@ def ask_name(name: bytes, innocent: bool = True) -> Answer:
         for type in (SocketType.STREAM, SocketType.SEQPACKET):
             number = question.connect(type)
             if number in _LISTENING:
-                return question.answer(type, listening=True, full=number == errno.EAGAIN)
+                return question.answer(type, number)
         return question.answer(None)
 
 

@@ -21,7 +21,7 @@ from udslab.credentials import Credentials
 from udslab.deadline import Deadline, now
 from udslab.errors import CallerRejected, UdsError
 from udslab.listener import Listener, OnExisting, bind, listen
-from udslab.services import Output, Peer, Service, Session, resolve
+from udslab.services import Output, Peer, Service, Session, pieces, resolve
 from udslab.socketfile import BoundSocket
 from udslab.socktype import SocketType, open_pair
 
@@ -34,7 +34,8 @@ _RECORD = 1 << 20
 """More than a send buffer can be made to hold without CAP_NET_ADMIN (2 * net.core.wmem_max, socket(7))."""
 _BATCH = 64
 """How many connections, datagrams or pieces in a row before the others have their turn."""
-_NORMAL_ENDS = ("closed by the client", "drained")
+_CLOSED, _DRAINED, _FAILED = "closed by the client", "drained", "the service failed"
+_NORMAL_ENDS = (_CLOSED, _DRAINED)
 _NO_ROOM = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
@@ -56,7 +57,6 @@ class Server:
         self._timer: float | None = None
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
-        self._closed = False
 
     def run(self) -> None:
         """Serve until :meth:`stop` is called, then drain, remove the socket file, and close everything."""
@@ -109,12 +109,14 @@ class Server:
 
     def _stop_asked(self, mask: int) -> None:
         self._wakened.recv(_CHUNK)
+        self._stop_now()
+
+    def _stop_now(self) -> None:
         if self._stopping is None:
             self._stopping = Deadline(self._drain)
             self._begin_to_stop()
 
     def _close(self) -> None:
-        self._closed = True
         self._selector.close()
         self._waker.close()
         self._wakened.close()
@@ -186,6 +188,8 @@ class ConnectionServer(Server):
             self._selector.unregister(self._listener)
 
     def _accept(self, mask: int) -> None:
+        if self._socket_closed():
+            return  # it became readable in the same round in which we were stopped
         for _ in range(_BATCH):
             try:
                 connection = self._listener.accept()
@@ -300,7 +304,8 @@ class _Client:
         self._pending: bytes | memoryview = b""
         self._source: Iterator[bytes] | None = None
         self._writing = False
-        self._ending = False
+        self._ending = ""
+        """Why it ends as soon as all is sent; empty: it does not."""
         self._draining = False
         self._session: Session
         server._selector.register(connection, selectors.EVENT_READ, self.ready)
@@ -309,8 +314,8 @@ class _Client:
         try:
             self._session = service(peer)
         except Exception:
-            log.exception("%s: the service failed", self._who)
-            self.close("the service failed")
+            log.exception("%s: %s", self._who, _FAILED)
+            self.close(_FAILED)
         else:
             self._ask(self._session.start)
 
@@ -323,7 +328,8 @@ class _Client:
     def drain(self) -> None:
         """Answer what has come, and end when there is no more."""
         self._draining = True
-        self._source = None
+        if not self._received and not self._ending:
+            self._source = None  # a greeting, which nobody has asked for, and which may be endless
         for _ in range(_BATCH):
             if self._writing or self not in self._server._clients:
                 return
@@ -334,7 +340,7 @@ class _Client:
             data = self._connection.recv(self._size)
         except BlockingIOError:
             if self._draining:
-                self.close("drained")
+                self.close(_DRAINED)
             return
         except OSError as error:
             self.close(f"lost ({os.strerror(error.errno or 0)})")
@@ -343,20 +349,20 @@ class _Client:
             self._received += len(data)
             self._ask(self._session.feed, data)
         else:
-            self._ending = True
+            self._ending = _CLOSED
             self._ask(self._session.eof)
 
     def _ask(self, function: Callable[..., Output], *data: bytes) -> None:
         try:
             output = function(*data)
         except Exception:
-            log.exception("%s: the service failed", self._who)
-            self.close("the service failed")
+            log.exception("%s: %s", self._who, _FAILED)
+            self.close(_FAILED)
             return
         if isinstance(output, bytes):
             self._pending = output
         else:
-            self._source = iter(output)
+            self._source = pieces(output)
         self._pump()
 
     def _pump(self) -> None:
@@ -381,7 +387,7 @@ class _Client:
         if self._pending or self._source is not None:
             self._watch(writing=True)
         elif self._ending:
-            self.close("closed by the client")
+            self.close(self._ending)
         elif self._writing:
             self._watch(writing=False)
 
@@ -389,8 +395,8 @@ class _Client:
         try:
             self._pending = next(self._source or iter(()), b"")
         except Exception:
-            log.exception("%s: the service failed", self._who)
-            self._ending = True
+            log.exception("%s: %s", self._who, _FAILED)
+            self._ending = _FAILED
         if not self._pending:
             self._source = None
 
@@ -451,23 +457,29 @@ class DatagramServer(Server):
     def _finished(self) -> bool:
         return self._stopping is not None and (not self._waiting or self._stopping.passed)
 
-    def _receive(self, mask: int) -> None:
+    def _receive(self, mask: int) -> bool:
+        """Answer what has come; whether there may be more."""
         for _ in range(_BATCH):
             try:
                 data, ancillary, _, sender = self._sock.recvmsg(_RECORD, socket.CMSG_SPACE(_UCRED.size))
             except BlockingIOError:
-                return
+                return False
             self._answer(data, _credentials(ancillary), Address.from_sockaddr(sender))
             if self._once:
-                self.stop()
-                return
+                self._stop_now()
+                return False
+        return True
 
     def _answer(self, data: bytes, credentials: Credentials | None, sender: Address) -> None:
         log.info("datagram of %d bytes from %s %s", len(data), credentials, sender)
         peer = Peer(str(sender), credentials, records=True, greets=False)
         try:
             session = self._service(peer)
-            answers = [piece for output in (session.feed(data), session.eof()) for piece in _pieces(output)]
+            answers = [
+                piece
+                for output in (session.feed(data), session.eof())
+                for piece in itertools.islice(pieces(output), _BATCH)
+            ]
         except Exception:
             log.exception("the service failed on a datagram from %s", sender)
             return
@@ -485,18 +497,20 @@ class DatagramServer(Server):
         self._send(sender.raw, queue)
 
     def _send(self, target: bytes, queue: deque[bytes]) -> None:
-        try:
-            while queue:
+        while queue:
+            try:
                 self._sock.sendto(queue[0], target)
-                queue.popleft()
-        except BlockingIOError:
-            # An unconnected socket cannot wait for another one's queue (poll tells of its own buffer alone), and the
-            # peer may be connected to us, which keeps any other socket from connecting to it.
-            self._waiting[target] = queue
-            self._set_timer(self._retry)
-            return
-        except OSError as error:
-            log.warning("no answer to %s: %s", Address.from_sockaddr(target), os.strerror(error.errno or 0))
+            except BlockingIOError:
+                # An unconnected socket cannot wait for another one's queue (poll tells of its own buffer alone), and
+                # the peer may be connected to us, which keeps any other socket from connecting to it.
+                self._waiting[target] = queue
+                self._set_timer(self._retry)
+                return
+            except OSError as error:
+                log.warning("no answer to %s: %s", Address.from_sockaddr(target), os.strerror(error.errno or 0))
+                if error.errno != errno.EMSGSIZE:
+                    break  # not only this one: it has gone, or may not be written to
+            queue.popleft()
         self._waiting.pop(target, None)
 
     def _timer_due(self) -> None:
@@ -508,24 +522,18 @@ class DatagramServer(Server):
             self._retry = _FIRST_RETRY
 
     def _begin_to_stop(self) -> None:
-        if not self._once:
-            self._receive(selectors.EVENT_READ)
+        more = not self._once
+        while more and self._stopping is not None and not self._stopping.passed:
+            more = self._receive(selectors.EVENT_READ)
         self._selector.unregister(self._sock)
 
 
 _FIRST_RETRY, _LAST_RETRY = 0.001, 0.1
 
 
-def _pieces(output: Output) -> list[bytes]:
-    if isinstance(output, bytes):
-        return [output] if output else []
-    return list(itertools.islice(output, _BATCH))
-
-
 def _answerable(sender: Address) -> bool:
-    """Whether the address means the same here as to its owner. ``/proc/self/fd/N/name``, a common way round long paths,
-    does not: the kernel would look among *our* descriptors."""
-    return bool(sender.raw) and not sender.name.startswith((b"/proc/self/", b"/proc/thread-self/"))
+    """Whether it has an address, and one that means the same here as to its owner."""
+    return bool(sender.raw) and not sender.is_private
 
 
 def _credentials(ancillary: list[tuple[int, int, bytes]]) -> Credentials | None:

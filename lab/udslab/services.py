@@ -4,7 +4,7 @@ A service is called with a :class:`Peer` and gives a session. The server calls t
 has connected, ``feed(data)`` with what has come (a stream: as it happens to be cut; datagrams and packets: one each),
 and ``eof()`` when the peer sends no more. Each gives bytes to send, or an iterator of bytes, from which the server
 takes the next piece when the peer has taken the one before: it may be endless. For datagrams and packets each piece
-is one record. A datagram is a session of its own, without ``start()``.
+is one record, and an empty one is none. A datagram is a session of its own, without ``start()``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,18 @@ from typing import Protocol, Union, cast
 from udslab.credentials import Credentials
 from udslab.errors import ServiceError
 
-__all__ = ["SERVICES", "Output", "Peer", "Service", "Session", "per_chunk", "per_line", "per_record", "resolve"]
+__all__ = [
+    "SERVICES",
+    "Output",
+    "Peer",
+    "Service",
+    "Session",
+    "per_chunk",
+    "per_line",
+    "per_record",
+    "pieces",
+    "resolve",
+]
 
 Output = Union[bytes, Iterator[bytes]]
 
@@ -48,6 +59,16 @@ class Session(Protocol):
 
 
 Service = Callable[[Peer], Session]
+
+
+def pieces(output: Output) -> Iterator[bytes]:
+    """The pieces of what a session gave, without empty ones. Raises TypeError, as it comes to it, for what is neither
+    bytes nor an iterator of bytes."""
+    for piece in (output,) if isinstance(output, bytes) else output:
+        if not isinstance(piece, bytes):
+            raise TypeError(f"a service gives bytes, not {type(piece).__name__}")
+        if piece:
+            yield piece
 
 
 class _Chunks:
@@ -181,8 +202,9 @@ def resolve(service: str | Service) -> Service:
         raise ServiceError(f"there is no service {service!r}", f"it is one of {', '.join(SERVICES)}, or module:name")
     try:
         found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ServiceError(f"the service {service!r} cannot be imported: {error}", "it is module:name") from error
+    except Exception as error:  # the module's own code runs
+        why = " ".join(str(error).split())
+        raise ServiceError(f"the service {service!r} cannot be imported: {why}", "it is module:name") from error
     if not callable(found):
         raise ServiceError(f"the service {service!r} is no service but {type(found).__name__}", "see udslab.services")
     return cast("Service", found)

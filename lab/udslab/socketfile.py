@@ -65,9 +65,9 @@ def open_directory(path: bytes) -> Iterator[int]:
 def lock(dir_fd: int, deadline: Deadline, address: Address) -> Iterator[None]:
     """Hold ``flock`` on a directory, so that of all who take it one at a time decides about a path in it.
 
-    No lock file stays behind, and the lock goes when its process dies. Where it cannot be had (a directory that may not
-    be read, a file system without it) nothing is locked, and of many who start within the same microseconds over a stale
-    file more than one could believe to have won: see :func:`remove_pinned`.
+    No lock file stays behind, and the lock goes when its process dies. Where it cannot be had (a directory that may
+    not be read, a file system without it) nothing is locked, and of many who start within the same microseconds over
+    a stale file more than one could believe to have won: see :func:`remove_pinned`.
 
     Raises :class:`~udslab.errors.LockTimeout` after the deadline: whoever may read a directory can lock it for ever.
     """
@@ -165,10 +165,10 @@ def rename_noreplace(dir_fd: int, old: bytes, new: bytes) -> None:
 def remove_pinned(dir_fd: int, name: bytes, fd: int) -> bool:
     """Remove ``name`` if it is the inode that the descriptor ``fd`` pins; whether it was.
 
-    Anything else keeps its place. What comes there just now, between looking and moving, is away from its name for the
-    time of three system calls; if a third party takes the place in that time, there is no place to put it back:
-    raises :class:`~udslab.errors.PathLost` then, with the name under which the second one's file is kept. Raises OSError
-    if the directory may not be written.
+    Anything else keeps its place. What comes there just now, between looking and moving, is away from its name for
+    the time of three system calls; if a third party takes the place in that time, there is no place to put it back:
+    raises :class:`~udslab.errors.PathLost` then, with the name under which the second one's file is kept. Raises
+    OSError if the directory may not be written.
     """
     pinned = os.fstat(fd)
     aside = private_name()

@@ -74,21 +74,28 @@ _KINDS = {
 class Status:
     """What :func:`status` saw. What does not apply, or was not asked, is None.
 
-    ``certain``: whether ``state`` is beyond doubt at the moment of looking. ``evidence``: what was asked and what the
-    kernel said. ``info``: the ``lstat`` of the file. ``link``: the path itself is a symbolic link, and the rest speaks
-    of what it leads to. ``pids``: the processes that hold the socket, as far as they can be seen from here.
-    ``backlog``: connections that wait, and the limit.
+    ``certain``: whether ``state`` is beyond doubt at the moment of looking. ``answer``: what the probe was told, and
+    ``notes``: what else was seen; see :attr:`evidence`. ``info``: the ``lstat`` of the file. ``link``: the path
+    itself is a symbolic link, and the rest speaks of what it leads to. ``pids``: the processes that hold the socket,
+    as far as they can be seen from here. ``backlog``: connections that wait, and the limit.
     """
 
     address: Address
     state: State
     certain: bool
-    evidence: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     answer: probe.Answer | None = None
     info: os.stat_result | None = None
     link: bool = False
     pids: tuple[int, ...] | None = None
     backlog: tuple[int, int] | None = None
+
+    @property
+    def evidence(self) -> tuple[str, ...]:
+        """What was asked and what the kernel said, in words."""
+        if self.answer is None:
+            return self.notes
+        return (self.answer.said, *self.notes)
 
     @property
     def type(self) -> SocketType | None:
@@ -205,10 +212,14 @@ def status(address: AddressLike, *, owners: bool = False) -> Status:
     link = False
     try:
         try:
-            with pin(address.name) as fd:
-                link = stat.S_ISLNK(os.fstat(fd).st_mode)
+            fd = os.open(address.name, _PIN)
+            try:
+                info = os.fstat(fd)
+                link = stat.S_ISLNK(info.st_mode)
                 if not link:
-                    return examine(fd, address, owners=owners)
+                    return examine(fd, address, owners=owners, info=info)
+            finally:
+                os.close(fd)
             with pin(address.name, follow=True) as fd:
                 return examine(fd, address, owners=owners, link=True)
         except OSError as error:
@@ -217,10 +228,13 @@ def status(address: AddressLike, *, owners: bool = False) -> Status:
         raise failure(Stage.STATUS, error, address) from error
 
 
+_PIN = getattr(os, "O_PATH", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+
+
 @contextmanager
 def pin(name: bytes, *, dir_fd: int | None = None, follow: bool = False) -> Iterator[int]:
     """Hold the inode that is at ``name`` now, by an O_PATH descriptor: its number is not given to another file."""
-    fd = os.open(name, os.O_PATH | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW), dir_fd=dir_fd)
+    fd = os.open(name, _PIN & ~os.O_NOFOLLOW if follow else _PIN, dir_fd=dir_fd)
     try:
         yield fd
     finally:
@@ -252,21 +266,27 @@ def _not_there(address: Address, error: OSError, link: bool) -> Status:
     raise error
 
 
-def examine(fd: int, address: Address, *, owners: bool = False, link: bool = False) -> Status:
-    """The status of the file that the O_PATH descriptor ``fd`` pins; ``address`` is only how it is called."""
-    info = os.fstat(fd)
+def examine(
+    fd: int, address: Address, *, owners: bool = False, link: bool = False, info: os.stat_result | None = None
+) -> Status:
+    """The status of the file that the O_PATH descriptor ``fd`` pins; ``address`` is only how it is called.
+
+    ``info``: its ``fstat``, if it is known already.
+    """
+    if info is None:
+        info = os.fstat(fd)
     if not stat.S_ISSOCK(info.st_mode):
         kind = FileKind.of(info.st_mode)
         return Status(address, State.NOT_A_SOCKET, True, (f"lstat: a {kind}",), None, info, link)
-    state, certain, answer, evidence = _ask(fd)
+    state, certain, answer, notes = _ask(fd)
     pids = backlog = None
     if owners:
         pids, backlog, found = _owners(diag.sockets_bound_to(fd))
-        evidence.append(found)
+        notes.append(found)
         if state is State.STALE and mounts.is_overlay_layer(fd):
             certain = False
-            evidence.append("it is in a layer of a mounted overlay, where another inode may live in its place")
-    return Status(address, state, certain, tuple(evidence), answer, info, link, pids, backlog)
+            notes.append("it is in a layer of a mounted overlay, where another inode may live in its place")
+    return Status(address, state, certain, tuple(notes), answer, info, link, pids, backlog)
 
 
 def _owners(entries: list[diag.Entry]) -> tuple[tuple[int, ...], tuple[int, int] | None, str]:
@@ -285,16 +305,15 @@ def _owners(entries: list[diag.Entry]) -> tuple[tuple[int, ...], tuple[int, int]
 
 def _ask(fd: int) -> tuple[State, bool, probe.Answer | None, list[str]]:
     innocent = probe.calibrated()
-    how = "pair probe" if innocent else "the pair probe proves nothing here; a plain connect"
+    notes = [] if innocent else ["the pair probe does not tell the truth here"]
     try:
         answer = probe.ask(fd, innocent)
     except OSError as error:
         if error.errno in (errno.EMFILE, errno.ENFILE):
             raise
-        return State.UNKNOWN, False, None, [f"{how}: {error.strerror}"]
-    evidence = [f"{how}: {answer.said}"]
+        return State.UNKNOWN, False, None, [*notes, f"connect: {error.strerror}"]
     if answer.denied:
-        return State.UNKNOWN, False, answer, [*evidence, "asking needs write permission on the socket file"]
+        return State.UNKNOWN, False, answer, [*notes, "asking needs write permission on the socket file"]
     if answer.listening:
         state = State.LISTENING
     elif answer.type:
@@ -304,8 +323,8 @@ def _ask(fd: int) -> tuple[State, bool, probe.Answer | None, list[str]]:
     certain = innocent
     if innocent and not _is_local(fd):
         certain = False
-        evidence.append("it is on a file system that another kernel may share, and could be bound there")
-    return state, certain, answer, evidence
+        notes.append("it is on a file system that another kernel may share, and could be bound there")
+    return state, certain, answer, notes
 
 
 # statfs(2) f_type of file systems on which a socket file can only be bound in this kernel. A list of what is known,
@@ -359,20 +378,18 @@ def _abstract(address: Address, owners: bool) -> Status:
     name = address.sun_path()
     innocent = probe.calibrated()
     answer = probe.ask_name(name, innocent)
-    evidence = [f"{'pair probe' if innocent else 'a plain connect'}: {answer.said}"]
     if answer.listening and not owners:
-        return Status(address, State.LISTENING, innocent, tuple(evidence), answer)
+        return Status(address, State.LISTENING, innocent, answer=answer)
     entries = [entry for entry in diag.listing() if _named(entry, name)]
     pids, backlog, found = _owners(entries)
-    evidence.append(found)
     if answer.listening:
         state, certain = State.LISTENING, innocent
     elif entries:
         state, certain = State.BOUND, True
-        answer = probe.Answer(entries[0].type, said=answer.said)
+        answer = answer._replace(type=entries[0].type)
     else:
         state, certain = State.ABSENT, False
-    return Status(address, state, certain, tuple(evidence), answer, None, False, pids, backlog)
+    return Status(address, state, certain, (found,), answer, None, False, pids, backlog)
 
 
 def _named(entry: diag.Entry, name: bytes) -> bool:

@@ -40,6 +40,7 @@ def only_the_path_is_left(path: Path) -> bool:
     return [entry for entry in os.listdir(path.parent) if entry != path.name] == []
 
 
+@pytest.mark.soak
 def test_of_eight_over_a_stale_file_exactly_one_listens_and_answers(race, path):
     assert race("stale", 500) == {ONE_WINNER: 500}
     assert only_the_path_is_left(path)
@@ -50,6 +51,7 @@ def test_of_eight_on_a_free_path_exactly_one_listens_and_answers(race, path):
     assert only_the_path_is_left(path)
 
 
+@pytest.mark.soak
 def test_where_the_winner_is_killed_the_eight_start_again_and_exactly_one_listens(race, path):
     assert race("killed", 100) == {"1 won, {'EADDRINUSE': 7}": 100}
     assert only_the_path_is_left(path)
@@ -70,6 +72,7 @@ def test_none_of_eight_listens_beside_a_live_server_which_notices_nothing(race, 
     }
 
 
+@pytest.mark.soak
 def test_a_foreign_server_that_unlinks_and_binds_never_loses_a_path_to_us(race):
     ended = race("foreign", 200)
     assert {outcome for outcome in ended if outcome.startswith("lost")} == set()

@@ -1,4 +1,4 @@
-"""Scratch directories are short, private, and swept when their owner is dead, and nobody else's directory is touched."""
+"""Scratch directories are short, private, and swept when their owner is dead; nobody else's directory is touched."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ with scratch_directory(sys.argv[1]) as path:
 """
 
 
-def hold(parent: Path, environment: dict[str, str]) -> "subprocess.Popen[str]":
+def hold(parent: Path, environment: dict[str, str]) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-c", HOLD, str(parent)],
         env=environment,

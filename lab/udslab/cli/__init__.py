@@ -8,6 +8,7 @@ import io
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 import udslab
 from udslab.address import printable
@@ -18,6 +19,7 @@ from udslab.errors import AddressError, ServiceError, UdsError
 __all__ = ["main"]
 
 _COMMANDS = (serve, send, status, explain, clean, demo)
+_WRITE_FAILED = {errno.EPIPE, errno.EBADF, errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,8 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UdsError as error:
         return _complain(error, 1)
     except OSError as error:
-        # Of all that is done here only printing fails with an error that is not the lab's and names no file.
-        return _cannot_print(error) if error.filename is None else _complain(_named(error), 1)
+        if error.filename is None and error.errno in _WRITE_FAILED:
+            return _cannot_print(error)
+        return _complain(f"{_where(error)}{_reason(error)}", 1)
     except KeyboardInterrupt:
         return 130
     return code
@@ -59,12 +62,13 @@ def _run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> in
 
 
 def _complain(error: object, code: int) -> int:
-    print(f"udslab: {error}", file=sys.stderr)
+    with suppress(OSError):  # there is nowhere left to complain, and the exit status tells
+        print(f"udslab: {error}", file=sys.stderr)
     return code
 
 
-def _named(error: OSError) -> str:
-    return f"{printable(os.fsencode(error.filename))}: {_reason(error)}"
+def _where(error: OSError) -> str:
+    return f"{printable(os.fsencode(error.filename))}: " if isinstance(error.filename, (str, bytes)) else ""
 
 
 def _reason(error: OSError) -> str:

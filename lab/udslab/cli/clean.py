@@ -37,11 +37,13 @@ def add_parser(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Clean."""
+    for directory in options.directories:
+        _check(Address.pathname(directory))  # all of them, before anything is removed
     results = [result for directory in options.directories for result in _clean(directory, options.yes)]
     if options.json:
         print(json.dumps(results, indent=2))
     elif results:
-        print_table(("PATH", "STATE", "DONE"), [(row["path"], row["state"], row["done"]) for row in results])
+        print_table(("STATE", "DONE", "PATH"), [(row["state"], row["done"], row["path"]) for row in results])
     if not options.json:
         stale = sum(row["state"] == "stale" for row in results)
         removed = sum(row["done"] == "removed" for row in results)
@@ -50,20 +52,27 @@ def run(options: argparse.Namespace) -> int:
     return 1 if any(row["failed"] for row in results) else 0
 
 
-def _clean(top: bytes, remove: bool) -> Iterator[dict[str, Any]]:
-    unreadable: list[OSError] = []
+def _check(top: Address) -> None:
     try:
-        os.stat(os.path.join(top, b"."))
+        os.close(os.open(top.name, os.O_RDONLY | os.O_DIRECTORY))
     except OSError as error:
-        raise failure(Stage.STATUS, error, Address.pathname(top), "name a directory that can be read") from error
-    for directory, _, files, dir_fd in os.fwalk(top, onerror=unreadable.append):
+        raise failure(Stage.STATUS, error, top, "name a directory that can be read") from error
+
+
+def _clean(top: bytes, remove: bool) -> Iterator[dict[str, Any]]:
+    # With a slash at its end it is walked also if it is a symbolic link.
+    for directory, below, files, dir_fd in os.fwalk(os.path.join(top, b"")):
+        for name in sorted(below):
+            try:
+                os.close(os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY, dir_fd=dir_fd))
+            except PermissionError as error:
+                yield _unreachable(os.path.join(directory, name), error)
+            except OSError:
+                pass  # a symbolic link, or gone; it is not walked
         for name in sorted(files):
             found = _look(os.path.join(directory, name), name, dir_fd, remove)
             if found is not None:
                 yield found
-    for denied in unreadable:
-        where = Address.pathname(os.fsencode(denied.filename))
-        yield {"path": str(where), "state": "unreachable", "done": os.strerror(denied.errno or 0), "failed": True}
 
 
 def _look(path: bytes, name: bytes, dir_fd: int, remove: bool) -> dict[str, Any] | None:
@@ -78,7 +87,14 @@ def _look(path: bytes, name: bytes, dir_fd: int, remove: bool) -> dict[str, Any]
                 done, failed = _remove(where, name, dir_fd, fd) if remove else ("would be removed", False)
     except FileNotFoundError:
         return None  # it has just gone
+    except PermissionError as error:
+        return _unreachable(path, error)
     return {"path": str(where), "state": "stale", "done": done, "failed": failed}
+
+
+def _unreachable(path: bytes, error: OSError) -> dict[str, Any]:
+    done = f"left: {os.strerror(error.errno or 0)}"
+    return {"path": str(Address.pathname(path)), "state": "unreachable", "done": done, "failed": True}
 
 
 def _remove(where: Address, name: bytes, dir_fd: int, fd: int) -> tuple[str, bool]:

@@ -10,14 +10,15 @@ import os
 import socket
 import stat
 import sys
-import threading
+import tempfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 import udslab
 from udslab.cli.options import Commands, add_json
-from udslab.connection import connect
+from udslab.connection import Connection, connect
 from udslab.errors import UdsError
 from udslab.listener import bind, listen
 from udslab.report.terminal import print_table
@@ -27,6 +28,9 @@ from udslab.state import status
 from udslab.testing import assert_untouched
 
 __all__ = ["add_parser"]
+
+_PATIENCE = 10.0
+"""Seconds in which anything must have happened; an act that takes longer is not as told."""
 
 
 def add_parser(commands: Commands) -> None:
@@ -51,7 +55,7 @@ class Act:
 
     def call(self, who: str, call: str, result: object = "0") -> None:
         """``who`` made a call, and it returned ``result``."""
-        self.lines.append((who, call, f"= {result}"))
+        self.lines.append((who, call, str(result)))
 
     def disk(self, *paths: str) -> None:
         """What is on the disk at each path: type and mode, size, name, as ls tells it."""
@@ -95,6 +99,12 @@ class Scene:
         self._server.wait_serving(self.path)
         return self._server
 
+    def client(self) -> Connection:
+        """A client with a file of its own."""
+        client = connect(self.path, bind="auto", timeout=_PATIENCE)
+        client.settimeout(_PATIENCE)
+        return client
+
 
 def bind_makes_the_file(scene: Scene, act: Act) -> None:
     """bind makes the socket file"""
@@ -129,7 +139,7 @@ def bind_makes_the_file(scene: Scene, act: Act) -> None:
 def a_client_is_identified(scene: Scene, act: Act) -> None:
     """A client speaks, and is identified in two ways"""
     server = scene.start_server("--identify")
-    with connect(scene.path, bind="auto", timeout=5) as client:
+    with scene.client() as client:
         name = os.fsdecode(client.address.name)
         act.call("client", "bind(a file of its own)")
         act.disk(name)
@@ -154,11 +164,10 @@ def a_client_is_identified(scene: Scene, act: Act) -> None:
 def full_duplex_and_half_close(scene: Scene, act: Act) -> None:
     """Both directions at once, and then one of them closed"""
     data = os.urandom(1 << 20)
-    with connect(scene.path, bind="auto", timeout=5) as client:
-        sender = threading.Thread(target=client.sendall, args=(data,))
-        sender.start()
+    with scene.client() as client, ThreadPoolExecutor() as pool:
+        sent = pool.submit(client.sendall, data)
         answer = client.read_exactly(len(data))
-        sender.join()
+        sent.result()
         act.call("client", "write(1 MiB), and at the same time read()", f"{len(answer)} bytes")
         act.check("both directions worked at once", answer == data.upper(), "other bytes")
         client.sendall(b"the last words")
@@ -176,30 +185,27 @@ def datagrams_are_reliable(scene: Scene, act: Act) -> None:
     """Datagrams arrive, all of them and in order"""
     senders, each = 4, 500
     path = scene.path + ".dgram"
-    with bind(path) as receiver:
+    with bind(path) as receiver, ThreadPoolExecutor(senders) as pool:
         act.call("server", f"socket(SOCK_DGRAM); bind({os.path.basename(path)})")
         act.disk(path)
 
         def send(number: int) -> None:
             with connect(path, type="dgram") as sender:
+                sender.settimeout(_PATIENCE)
                 for count in range(each):
                     sender.send(b"%d %d" % (number, count))
 
-        threads = [threading.Thread(target=send, args=(number,)) for number in range(senders)]
-        for thread in threads:
-            thread.start()
-        receiver.settimeout(10)
+        receiver.settimeout(_PATIENCE)
+        sent = [pool.submit(send, number) for number in range(senders)]
         seen: dict[int, list[int]] = {number: [] for number in range(senders)}
         for _ in range(senders * each):
             number, count = map(int, receiver.recv(64).split())
             seen[number].append(count)
-        for thread in threads:
-            thread.join()
+        for sender in sent:
+            sender.result()
     act.call("client", f"{senders} senders: {each} x send()", f"{senders * each} datagrams")
     act.call("server", "recv() until nothing is left", f"{sum(map(len, seen.values()))} datagrams")
-    act.check(
-        "none was lost, and each sender's are in order", all(got == list(range(each)) for got in seen.values()), seen
-    )
+    act.check("none was lost, and each sender's are in order", all(got == list(range(each)) for got in seen.values()))
     act.disk(path)
 
 
@@ -212,7 +218,7 @@ def a_second_bind_fails(scene: Scene, act: Act) -> None:
     number = _failure(lambda: listen(scene.path).close())
     act.call("server 2", "the same, but replacing what is stale", _shown(number))
     act.check("a live server is not replaced either", number == errno.EADDRINUSE, _shown(number))
-    answer = _ask(scene.path)
+    answer = _ask(scene)
     act.call("client", "write(b'anybody there?'); read()", answer)
     act.check("the first server has noticed nothing", answer == b"ANYBODY THERE?", answer)
 
@@ -220,7 +226,7 @@ def a_second_bind_fails(scene: Scene, act: Act) -> None:
 def sigkill_leaves_it_stale(scene: Scene, act: Act) -> None:
     """SIGKILL leaves the file behind: stale"""
     code = scene.server.kill()
-    act.call("server", "kill -9", f"ended by signal {-code}")
+    act.call("server", "kill -9", f"ended by signal {-code}" if code < 0 else f"exit status {code}")
     act.disk(scene.path)
     state = status(scene.path).state
     act.check("the file is still there, and stale", state == "stale", state)
@@ -240,7 +246,7 @@ def the_restart_replaces_it(scene: Scene, act: Act) -> None:
     act.disk(scene.path)
     after = os.lstat(scene.path).st_ctime_ns
     act.check("it is a new file", after > before, after)
-    answer = _ask(scene.path)
+    answer = _ask(scene)
     act.call("client", "write(b'anybody there?'); read()", answer)
     act.check("and it is served", answer == b"ANYBODY THERE?", answer)
 
@@ -292,6 +298,9 @@ def play() -> Iterator[Act]:
     """Play the acts in a directory of their own; each, when it is over."""
     with contextlib.ExitStack() as exits:
         scene = Scene(exits.enter_context(scratch_directory()), exits)
+        # The clients' files, too: a demo that is killed leaves everything where the next one sweeps.
+        exits.callback(setattr, tempfile, "tempdir", tempfile.tempdir)
+        tempfile.tempdir = os.path.dirname(scene.path)
         for perform in ACTS:
             act = Act(perform.__doc__ or perform.__name__)
             try:
@@ -311,7 +320,7 @@ def run(options: argparse.Namespace) -> int:
             acts.append(_facts(act))
             continue
         print(f"Act {number}. {act.title}")
-        print_table((), act.lines)
+        print_table((), [_shown_line(*line) for line in act.lines])
         print(flush=True)
     if options.json:
         print(json.dumps({"passed": passed, "acts": acts}, indent=2))
@@ -325,6 +334,11 @@ def _facts(act: Act) -> dict[str, Any]:
     return {"title": act.title, "passed": act.passed, "lines": lines}
 
 
+def _shown_line(who: str, what: str, result: str) -> tuple[str, str, str]:
+    returned = who not in ("disk", "ok", "FAILED")
+    return f"{who:8}", what, f"= {result}" if returned else result
+
+
 def _umask() -> int:
     with open("/proc/self/status") as file:
         return next(int(line.split()[1], 8) for line in file if line.startswith("Umask:"))
@@ -336,8 +350,8 @@ def _log_line(server: Process, beginning: str) -> str:
     return next((line[len(beginning) :] for line in lines if line.startswith(beginning)), "nothing")
 
 
-def _ask(path: str) -> bytes:
-    with connect(path, timeout=5, bind="auto") as client:
+def _ask(scene: Scene) -> bytes:
+    with scene.client() as client:
         client.sendall(b"anybody there?")
         return client.read_exactly(14)
 

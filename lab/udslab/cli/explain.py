@@ -14,6 +14,9 @@ from udslab.report.terminal import print_table
 __all__ = ["add_parser"]
 
 
+_MOST_SHOWN = 128
+
+
 def add_parser(commands: Commands) -> None:
     """Add ``explain``."""
     parser = commands.add_parser(
@@ -48,9 +51,12 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps({"unix": unix, "tcp": tcp}, indent=2))
     else:
-        print_table(("", f"AF_UNIX {where}", f"TCP {tcp['address']}"), _rows(where, unix, tcp))
+        print(f"{where}\n")
+        print_table(("", "AF_UNIX", f"TCP {tcp['address']}"), _rows(where, unix, tcp))
+        print()
+        print_table((), _dump(where.raw))
         if not where.fits:
-            print(f"It does not fit: {where.size} bytes, and the limit is {where.limit}.")
+            print(f"\nIt does not fit: {where.size} bytes, and the limit is {where.limit}.")
     return 0 if where.fits else 1
 
 
@@ -83,15 +89,26 @@ def _tcp_facts(host: ipaddress.IPv4Address, port: int) -> dict[str, Any]:
 
 
 def _rows(where: Address, unix: dict[str, Any], tcp: dict[str, Any]) -> list[tuple[str, str, str]]:
-    raw = where.raw
-    shown = raw[:12].hex(" ") + (f" … ({len(raw)} bytes)" if len(raw) > 12 else "")
     nul = f", {where.length + 1} with its NUL" if where.is_pathname else ""
+    left = unix["left"]
     return [
         ("kind", str(where.kind), "IPv4 address and port"),
         ("struct", f"sockaddr_un, {SUN_PATH_OFFSET + SUN_PATH_SIZE} bytes", "sockaddr_in, 16 bytes"),
         ("family", "AF_UNIX = AF_LOCAL = 1", "AF_INET = 2"),
-        ("address", f"sun_path: {shown}", f"sin_port: {tcp['sin_port']}, sin_addr: {tcp['sin_addr']}"),
+        ("address", f"bytes of sun_path: {where.size}", f"port {tcp['sin_port']}, IP {tcp['sin_addr']}"),
         ("length", f"{SUN_PATH_OFFSET} + {where.size} = {where.length}{nul}", "2 + 2 + 4 + 8 (zeros) = 16"),
-        ("left", f"{unix['left']} of {where.limit}", "none: it is always full"),
+        ("left", f"{left} of {where.limit}" if left >= 0 else f"none: {-left} too many", "none: it is always full"),
         ("protocol", "0: AF_UNIX has none", "6: TCP, on IP"),
     ]
+
+
+def _dump(raw: bytes) -> list[tuple[str, str, str]]:
+    """sun_path in hexadecimal and in characters, sixteen bytes a line; of one that is far too long the beginning."""
+    lines = []
+    for start in range(0, min(len(raw), _MOST_SHOWN), 16):
+        part = raw[start : start + 16]
+        text = "".join(chr(byte) if 0x20 <= byte < 0x7F else "." for byte in part)
+        lines.append(("sun_path" if start == 0 else "", f"{part.hex(' '):47}", text))
+    if len(raw) > _MOST_SHOWN:
+        lines.append(("", f"and {len(raw) - _MOST_SHOWN} bytes more", ""))
+    return lines

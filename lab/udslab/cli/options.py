@@ -10,6 +10,8 @@ from udslab.socktype import SocketType
 
 __all__ = ["add_json", "add_type", "address", "seconds"]
 
+_MOST_SECONDS = 1_000_000
+
 Commands = Any
 """What argparse's ``add_subparsers`` gives (its class is private)."""
 
@@ -35,11 +37,11 @@ def address(word: str) -> bytes:
 
 
 def seconds(word: str) -> float | None:
-    """A time limit; ``0`` for none."""
+    """A time limit; ``0`` for none. poll(2) counts milliseconds in 31 bits, so that it ends at some days."""
     try:
         value = float(word)
     except ValueError:
         value = -1.0
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{word!r} is no number of seconds")
+    if not 0 <= value <= _MOST_SECONDS:
+        raise argparse.ArgumentTypeError(f"{word!r} is no number of seconds from 0 to {_MOST_SECONDS:,}")
     return value or None

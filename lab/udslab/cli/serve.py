@@ -12,7 +12,7 @@ import sys
 
 from udslab.address import Address
 from udslab.cli.options import Commands, add_type, address, seconds
-from udslab.errors import AddressError, Stage
+from udslab.errors import AddressError, Stage, failure
 from udslab.listener import Listener, OnExisting, bind, inherited, listen
 from udslab.server import ConnectionServer, DatagramServer, Server
 from udslab.services import SERVICES, resolve
@@ -20,6 +20,8 @@ from udslab.socketfile import BoundSocket
 from udslab.socktype import SocketType
 
 __all__ = ["add_parser"]
+
+_ENDING = (signal.SIGTERM, signal.SIGINT)
 
 
 def add_parser(commands: Commands) -> None:
@@ -46,12 +48,14 @@ def add_parser(commands: Commands) -> None:
         help="what to do when something is at PATH (default: %(default)s)",
     )
     parser.add_argument(
-        "--backlog", type=int, default=128, metavar="N", help="how many may wait (default: %(default)s)"
+        "--backlog", type=_backlog, default=128, metavar="N", help="how many may wait (default: %(default)s)"
     )
     parser.add_argument(
         "--mode", type=_mode, metavar="OCTAL", help="the file's mode, such as 660 (default: by the umask)"
     )
-    parser.add_argument("--group", metavar="GROUP", help="the file's group; with it the mode is 660 unless given")
+    parser.add_argument(
+        "--group", type=_group, metavar="GROUP", help="the file's group; with it the mode is 660 unless given"
+    )
     parser.add_argument(
         "--long-path", choices=["refuse", "alias"], default="refuse", help="what to do when PATH does not fit"
     )
@@ -79,12 +83,31 @@ def _mode(word: str) -> int:
     return value
 
 
+def _backlog(word: str) -> int:
+    value = int(word) if word.isdecimal() else -1
+    if not 0 <= value < 1 << 31:
+        raise argparse.ArgumentTypeError(f"{word!r} is no number of connections")
+    return value
+
+
+def _group(word: str) -> int | str:
+    if not word.isdigit():
+        return word
+    # The last one means "leave it as it is" (chown(2)).
+    if not word.isdecimal() or int(word) >= (1 << 32) - 1:
+        raise argparse.ArgumentTypeError(f"{word!r} is no group id")
+    return int(word)
+
+
 def run(options: argparse.Namespace) -> int:
     """Serve."""
     level = logging.WARNING if options.quiet else logging.DEBUG if options.verbose else logging.INFO
     logging.basicConfig(level=level, format="udslab: %(message)s", stream=sys.stderr)
+    sys.path.insert(0, "")  # module:name may lie in the current directory, as with python -m
     resolve(options.service)
     _take_all_descriptors()
+    # Not before there is somebody to tell: ended in between, we would leave the file behind.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
     sock = _inherited(Address.parse(options.path)) or _own(options)
     drain = options.drain or float("inf")
     server: Server
@@ -94,8 +117,9 @@ def run(options: argparse.Namespace) -> int:
     else:
         server = DatagramServer(sock, options.service, drain=drain, once=options.once)
         kind = "bound, dgram"
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in _ENDING:
         signal.signal(number, lambda *_: server.stop())
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
     logging.getLogger("udslab").info("serving %s on %s (%s, pid %d)", options.service, sock.address, kind, os.getpid())
     server.run()
     return 0
@@ -113,7 +137,9 @@ def _inherited(wanted: Address) -> Listener | BoundSocket | None:
     sockets = inherited()
     for sock in sockets:
         if sock.address == wanted:
-            return sock
+            if isinstance(sock, Listener) or sock.type == SocketType.DGRAM.constant:
+                return sock
+            raise failure(Stage.LISTEN, errno.EINVAL, wanted, "the socket handed over (LISTEN_FDS) does not listen")
     if sockets:
         raise AddressError(
             Stage.ADDRESS,

@@ -7,7 +7,7 @@ import json
 
 from udslab.cli.options import Commands, add_json, address
 from udslab.report.terminal import print_table
-from udslab.state import Status, status
+from udslab.state import State, Status, status
 
 __all__ = ["add_parser"]
 
@@ -36,7 +36,7 @@ def run(options: argparse.Namespace) -> int:
         print(json.dumps([one.as_dict() for one in found], indent=2))
     else:
         print_table(
-            ("PATH", "STATE", "TYPE", "MODE", "UID", "PIDS", "NOTES"),
+            ("STATE", "TYPE", "MODE", "UID", "PIDS", "NOTES", "PATH"),
             [_row(one) for one in found],
         )
         if options.verbose:
@@ -56,14 +56,16 @@ def _row(found: Status) -> tuple[str, ...]:
         notes.append("backlog full")
     elif found.backlog:
         notes.append("backlog {} of {}".format(*found.backlog))
-    if not found.certain:
+    if found.state is State.UNREACHABLE:
+        notes.append(found.evidence[0])
+    elif not found.certain:
         notes.append("not certain: see -v")
     return (
-        str(found.address),
         str(found.state),
         str(found.type or "-"),
         "-" if found.mode is None else f"{found.mode:04o}",
         "-" if found.uid is None else str(found.uid),
         ",".join(map(str, found.pids or ())) or "-",
         ", ".join(notes) or "-",
+        str(found.address),
     )

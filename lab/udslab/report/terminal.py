@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TextIO
 
-__all__ = ["print_cells", "print_table"]
+__all__ = ["print_table"]
 
 _STYLES = {
     "listening": "green",
@@ -23,37 +23,41 @@ _STYLES = {
     "client": "magenta",
     "disk": "yellow",
 }
-"""The colour of a word, where there is one."""
+"""The colour of a cell that begins with this word."""
 
 
 def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]], out: TextIO | None = None) -> None:
-    """Print rows under headings, if there are any. No cell is cut: a plain row may be wider than the terminal."""
-    out = out or sys.stdout
-    if not _rich_table(headings, rows, out):
-        print_cells([headings, *rows] if headings else rows, out)
+    """Print rows in columns, under headings if there are any.
+
+    Nothing is cut or folded, so that a path can be copied from the screen: put the longest column last. What is last in
+    its row makes its column no wider.
+    """
+    print_line = _printer(out or sys.stdout)
+    for number, cells in enumerate(_in_columns([headings, *rows] if headings else rows)):
+        print_line(cells, "bold" if headings and number == 0 else "")
 
 
-def print_cells(rows: Sequence[Sequence[str]], out: TextIO | None = None) -> None:
-    """Print rows in columns, the last of which is as long as it is."""
-    out = out or sys.stdout
-    columns = list(zip(*rows))  # noqa: B905 - all rows have the same length
-    widths = [max(map(len, column)) for column in columns]
-    for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip(), file=out)  # noqa: B905
+def _in_columns(rows: Sequence[Sequence[str]]) -> list[list[str]]:
+    """The cells of each line, up to the last that is not empty; all but that one padded to the width of the column."""
+    filled = [list(row[: max((number for number, cell in enumerate(row, 1) if cell), default=1)]) for row in rows]
+    widths = [0] * max(map(len, filled), default=0)
+    for row in filled:
+        for number, cell in enumerate(row[:-1]):
+            widths[number] = max(widths[number], len(cell) + 2)
+    return [[cell.ljust(width) for cell, width in zip(row[:-1], widths)] + row[-1:] for row in filled]  # noqa: B905
 
 
-def _rich_table(headings: Sequence[str], rows: Sequence[Sequence[str]], out: TextIO) -> bool:
-    """Whether it could be done with rich."""
-    if not out.isatty():
-        return False
+def _printer(out: TextIO) -> Callable[[Sequence[str], str], None]:
+    """What prints the cells of a line, in a style as a whole and in the colour of each cell's first word."""
     try:
-        from rich.console import Console
-        from rich.table import Table
-        from rich.text import Text
+        if out.isatty():
+            from rich.console import Console
+            from rich.text import Text
+
+            console = Console(file=out, soft_wrap=True)
+            return lambda cells, style: console.print(
+                Text.assemble(*((cell, _STYLES.get(cell.split(" ")[0], "")) for cell in cells), style=style)
+            )
     except ImportError:
-        return False
-    table = Table(*headings, box=None, pad_edge=False, show_header=bool(headings))
-    for row in rows:
-        table.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in row))
-    Console(file=out).print(table)
-    return True
+        pass
+    return lambda cells, style: print("".join(cells), file=out)

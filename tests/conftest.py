@@ -15,7 +15,7 @@ import pytest
 
 import udslab
 from udslab.scratch import scratch_directory
-from udslab.spawn import Process
+from udslab.spawn import Process, end_with_parent
 
 ROOT = Path(__file__).parent.parent
 pytest_plugins = ["pytester"]
@@ -82,6 +82,7 @@ def cli(environment: dict[str, str]) -> Cli:
     def run(*arguments: str | bytes | Path, **options: object) -> subprocess.CompletedProcess[bytes]:
         options.setdefault("input", b"")
         options.setdefault("capture_output", True)
+        options.setdefault("preexec_fn", end_with_parent())
         return subprocess.run(
             [sys.executable, "-m", "udslab", *arguments], env=environment, timeout=60, check=False, **options
         )

@@ -204,7 +204,7 @@ def _bind_own(connection: Connection, bind: AddressLike) -> None:
         name = private_name()
         own = Address.pathname(os.path.join(os.fsencode(tempfile.gettempdir()), name))
         if not own.fits:  # TMPDIR is too long
-            own = Address.pathname(b"/tmp/" + name)  # noqa: S108 - an unguessable name
+            own = Address.pathname(b"/tmp/" + name)
         # The directory may be shared: from the first moment on nobody else may connect (mode & ~umask).
         os.fchmod(connection.fileno(), 0o700)
     try:

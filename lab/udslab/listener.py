@@ -9,13 +9,14 @@ import stat
 from collections.abc import Callable
 from contextlib import suppress
 
-from udslab import mounts
+from udslab import diag, mounts
 from udslab.address import Address, AddressLike
 from udslab.connection import Connection
 from udslab.deadline import Deadline
 from udslab.errors import (
     AddressError,
     AddressInUse,
+    PathLost,
     Stage,
     TimedOut,
     UdsError,
@@ -262,15 +263,39 @@ class _Maker:
 
     def _take(self, sock: BoundSocket, dir_fd: int, name: bytes) -> None:
         """Note which file the socket has, and give it its group and its whole mode."""
-        with pin(name, dir_fd=dir_fd) as fd:
-            sock.file = SocketFile(sock, self.address, dir_fd, name, os.fstat(fd))
-            if self.mode is None:
-                return
-            path = f"/proc/self/fd/{fd}"
-            if self.gid is not None:
-                os.chown(path, -1, self.gid)
-            if stat.S_IMODE(os.stat(path).st_mode) != self.mode:
-                os.chmod(path, self.mode)
+        try:
+            with pin(name, dir_fd=dir_fd) as fd:
+                sock.file = SocketFile(sock, self.address, dir_fd, name, os.fstat(fd))
+                if self.mode is not None:
+                    self._open_to_mode(f"/proc/self/fd/{fd}", self.mode)
+        except FileNotFoundError as error:
+            self._remove_stray(sock, name)
+            raise PathLost(
+                Stage.BIND,
+                errno.ESTALE,
+                str(self.address),
+                "another process removes it, or has replaced its directory",
+                "the file has gone as soon as it was bound",
+            ) from error
+
+    def _remove_stray(self, sock: BoundSocket, name: bytes) -> None:
+        """Remove the file if it was made in a directory that has come in the place of ours."""
+        entry = diag.describe(sock)
+        if entry is None or entry.file is None:
+            return
+        with (
+            suppress(OSError),
+            open_directory(split(self.address)[0]) as dir_fd,
+            pin(name, dir_fd=dir_fd) as fd,
+        ):
+            if os.fstat(fd).st_ino & 0xFFFFFFFF == entry.file[1]:
+                remove_pinned(dir_fd, name, fd)
+
+    def _open_to_mode(self, path: str, mode: int) -> None:
+        if self.gid is not None:
+            os.chown(path, -1, self.gid)
+        if stat.S_IMODE(os.stat(path).st_mode) != mode:
+            os.chmod(path, mode)
 
 
 def _group_id(group: int | str, address: Address) -> int:

@@ -13,12 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from udslab.errors import Stage, Unsupported
-
-try:
-    import fcntl
-except ImportError:  # not a Unix: refused below
-    fcntl = None  # type: ignore[assignment]
+from udslab.support import fcntl, need_flock
 
 __all__ = ["scratch_directory", "sweep"]
 
@@ -33,8 +28,7 @@ def scratch_directory(parent: str | None = None) -> Iterator[str]:
 
     ``parent``: where, instead of the directory for temporary files. Sweeps that of what dead owners have left.
     """
-    if fcntl is None:
-        raise Unsupported("this platform has no flock", stage=Stage.ADDRESS)
+    need_flock()
     parent = parent or tempfile.gettempdir()
     sweep(parent)
     path, fd = _make(parent)

@@ -21,12 +21,8 @@ from typing import Any
 from udslab import diag
 from udslab.address import Address, printable
 from udslab.deadline import Deadline
-from udslab.errors import LockTimeout, PathLost, Stage, Unsupported, failure
-
-try:
-    import fcntl
-except ImportError:  # not a Unix: using it is refused by lock()
-    fcntl = None  # type: ignore[assignment]
+from udslab.errors import LockTimeout, PathLost, Stage, failure
+from udslab.support import fcntl, need_flock, need_o_path
 
 __all__ = [
     "BoundSocket",
@@ -54,6 +50,7 @@ def private_name() -> bytes:
 @contextmanager
 def open_directory(path: bytes) -> Iterator[int]:
     """A descriptor of a directory, also of one that may be searched and not read."""
+    need_o_path()
     fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         yield fd
@@ -71,8 +68,7 @@ def lock(dir_fd: int, deadline: Deadline, address: Address) -> Iterator[None]:
 
     Raises :class:`~udslab.errors.LockTimeout` after the deadline: whoever may read a directory can lock it for ever.
     """
-    if fcntl is None:
-        raise Unsupported("this platform has no flock", stage=Stage.BIND)
+    need_flock()
     try:
         fd = os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=dir_fd)
     except PermissionError:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import socket
 
-from udslab.errors import Stage, Unsupported, failure
+from udslab.errors import Stage, failure
+from udslab.support import need_af_unix
 from udslab.word import Word
 
 __all__ = ["SocketType", "open_pair", "open_socket"]
@@ -52,11 +53,6 @@ _AF_UNIX = int(getattr(socket, "AF_UNIX", 0))
 _NONBLOCK = int(getattr(socket, "SOCK_NONBLOCK", 0))
 
 
-def _require_af_unix() -> None:
-    if not _AF_UNIX:
-        raise Unsupported("this Python has no AF_UNIX sockets")
-
-
 def open_socket(type: SocketType, *, blocking: bool = True) -> socket.socket:
     """Make an AF_UNIX socket; close-on-exec, as PEP 446 has it.
 
@@ -64,7 +60,7 @@ def open_socket(type: SocketType, *, blocking: bool = True) -> socket.socket:
     :class:`~udslab.errors.UdsError` of stage ``socket`` (EMFILE, ENFILE, ENOBUFS; EPROTONOSUPPORT for
     seqpacket on macOS).
     """
-    _require_af_unix()
+    need_af_unix()
     try:
         return socket.socket(_AF_UNIX, type.constant if blocking else type.constant | _NONBLOCK)
     except OSError as error:
@@ -73,7 +69,7 @@ def open_socket(type: SocketType, *, blocking: bool = True) -> socket.socket:
 
 def open_pair(type: SocketType) -> tuple[socket.socket, socket.socket]:
     """Make a connected pair of AF_UNIX sockets, both non-blocking. Raises as :func:`open_socket`."""
-    _require_af_unix()
+    need_af_unix()
     try:
         return socket.socketpair(_AF_UNIX, type.constant | _NONBLOCK)
     except OSError as error:

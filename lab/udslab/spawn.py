@@ -17,10 +17,24 @@ from udslab.deadline import Deadline
 from udslab.errors import Stage, TimedOut, UdsError
 from udslab.state import Status, status
 
-__all__ = ["Process", "wait_until"]
+__all__ = ["Process", "end_with_parent", "wait_until"]
 
 _PR_SET_PDEATHSIG = 1
 _LAST_PAUSE = 0.02
+
+
+def end_with_parent() -> Callable[[], None]:
+    """A function for a child to call between fork and exec (or at once, if it only forks): from then on it gets SIGKILL
+    when the thread that forked it ends (PR_SET_PDEATHSIG, prctl(2); an exec of a set-user-id program clears it)."""
+    libc = ctypes.CDLL(None)  # loaded before the fork, after which little is safe
+    parent = os.getpid()
+
+    def in_child() -> None:
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)  # it has died before the line above
+
+    return in_child
 
 
 class Process:
@@ -42,15 +56,12 @@ class Process:
     ) -> None:
         self.command = [os.fsdecode(word) for word in command]
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by __exit__
-        libc = ctypes.CDLL(None)
-        parent = os.getpid()
+        end_with_us = end_with_parent()
 
         def in_child() -> None:
             for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM):
                 signal.signal(number, signal.SIG_DFL)
-            libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-            if os.getppid() != parent:
-                os._exit(1)  # it has died before the line above
+            end_with_us()
 
         try:
             self._popen = subprocess.Popen(

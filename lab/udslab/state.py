@@ -13,8 +13,9 @@ from typing import Any
 
 from udslab import diag, mounts, probe
 from udslab.address import Address, AddressKind, AddressLike, printable
-from udslab.errors import AddressError, Stage, Unsupported, failure
+from udslab.errors import AddressError, Stage, failure
 from udslab.socktype import SocketType
+from udslab.support import need_o_path
 from udslab.word import Word
 
 __all__ = ["FileKind", "State", "Status", "examine", "pin", "status"]
@@ -203,8 +204,7 @@ def status(address: AddressLike, *, owners: bool = False) -> Status:
     :class:`~udslab.errors.Unsupported` off Linux, :class:`~udslab.errors.UdsError` when the look itself fails (EMFILE).
     """
     address = Address.parse(address)
-    if not hasattr(os, "O_PATH"):
-        raise Unsupported("status needs Linux (O_PATH)", stage=Stage.STATUS)
+    need_o_path()
     if address.kind is AddressKind.ABSTRACT:
         return _abstract(address, owners)
     if address.kind is AddressKind.UNNAMED:

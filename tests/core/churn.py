@@ -1,7 +1,7 @@
 """Looks at sockets of known state while thousands of others come and go. Run as a program, because it forks.
 
-``churn.py states DIRECTORY LOOKS`` looks at one of each state in turn. ``churn.py births DIRECTORY LOOKS`` looks at a path
-that is bound again and again, and counts how often a socket was called stale and then turned out to be alive.
+``churn.py states DIRECTORY LOOKS`` looks at one of each state in turn. ``churn.py births DIRECTORY LOOKS`` looks at a
+path that is bound again and again, and counts how often a socket was called stale and then turned out to be alive.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import time
 from collections import Counter, deque
 
 from udslab import probe, status
+from udslab.spawn import end_with_parent
 
 SOCKETS = 3000
 
@@ -83,8 +84,10 @@ def look_at_states(directory: str, looks: int) -> dict[str, int]:
 
 def look_at_births(directory: str, looks: int) -> dict[str, int]:
     path = f"{directory}/born"
+    end_with_us = end_with_parent()
     pid = os.fork()
     if pid == 0:
+        end_with_us()
         while True:
             sock = socket.socket(socket.AF_UNIX)
             sock.bind(path)
@@ -116,8 +119,10 @@ if __name__ == "__main__":
         # Two, so that there is always one that runs.
         for number in range(2):
             os.mkdir(f"{directory}/churn{number}")
+            end_with_us = end_with_parent()
             pid = os.fork()
             if pid == 0:
+                end_with_us()
                 churn(f"{directory}/churn{number}")
             pids.append(pid)
         while len(os.listdir(f"{directory}/churn1")) < SOCKETS:

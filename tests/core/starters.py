@@ -1,7 +1,7 @@
 """Starters that race for one path: processes that call listen() at the same instant, again and again.
 
-Run as a program: ``starters.py SCENARIO PATH ROUNDS`` prints what happened as JSON. A program of its own, because it forks
-and kills, which pytest's process should not.
+Run as a program: ``starters.py SCENARIO PATH ROUNDS`` prints what happened as JSON. A program of its own, because it
+forks and kills, which pytest's process should not.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from collections import Counter
 
 from udslab import connect, listen
 from udslab.errors import UdsError
+from udslab.spawn import end_with_parent
 
 STARTERS = 8
 DOUBLE = struct.Struct("d")
@@ -31,8 +32,10 @@ class Starter:
     def __init__(self, path: str) -> None:
         self.orders_in, self.orders = os.pipe()
         self.answers, self.answers_out = os.pipe()
+        end_with_us = end_with_parent()
         self.pid = os.fork()
         if self.pid == 0:
+            end_with_us()
             os.close(self.orders)
             os.close(self.answers)
             self._run(path)
@@ -94,7 +97,7 @@ def race(path: str, rounds: int, prepare: str, kill_winner: bool = False) -> Cou
         for starter in starters:
             starter.order(instant)
         said = [starter.answer() for starter in starters]
-        winners = [starter for starter, word in zip(starters, said) if word == "won"]
+        winners = [starter for starter, word in zip(starters, said) if word == "won"]  # noqa: B905
         losers = Counter(word for word in said if word != "won")
         outcome = f"{len(winners)} won, {dict(losers)}"
         if len(winners) == 1:
@@ -132,8 +135,10 @@ def beside_a_foreign_server(path: str, rounds: int) -> Counter[str]:
     ended: Counter[str] = Counter()
     pids = []
     for _ in range(3):
+        end_with_us = end_with_parent()
         pid = os.fork()
         if pid == 0:
+            end_with_us()
             while True:
                 with contextlib.suppress(UdsError):
                     listen(path).close()

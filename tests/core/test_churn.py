@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from udslab.spawn import end_with_parent
+
 pytestmark = pytest.mark.soak
 
 
@@ -23,6 +25,7 @@ def look(environment, directory):
             text=True,
             timeout=110,
             check=False,
+            preexec_fn=end_with_parent(),
         )
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)

@@ -8,6 +8,7 @@ import socket
 import stat
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -433,6 +434,21 @@ def test_a_path_taken_while_it_is_bound_is_noticed(path, make_socket, monkeypatc
     with pytest.raises(PathLost):
         listen(path)
     assert_serving(path)
+
+
+def test_a_directory_replaced_while_it_is_bound_is_noticed_and_nothing_stays_behind(path, monkeypatch):
+    moved = path.parent.with_name("moved")
+
+    @contextmanager
+    def replace_directory(*_):
+        path.parent.rename(moved)
+        path.parent.mkdir()
+        yield
+
+    monkeypatch.setattr("udslab.listener.lock", replace_directory)
+    with pytest.raises(PathLost):
+        listen(path)
+    assert os.listdir(path.parent) == os.listdir(moved) == []
 
 
 # Mode and group

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from udslab import LockTimeout, listen, status
+from udslab.spawn import end_with_parent
 from udslab.testing import assert_untouched
 
 ONE_WINNER = "1 won, {'EADDRINUSE': 7}, the winner answers"
@@ -29,6 +30,7 @@ def race(environment, path):
             text=True,
             timeout=100,
             check=False,
+            preexec_fn=end_with_parent(),
         )
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)

@@ -25,6 +25,31 @@ _WRITE_FAILED = {errno.EPIPE, errno.EBADF, errno.EIO, errno.ENOSPC, errno.EDQUOT
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command with ``arguments`` (sys.argv's unless given); the exit status."""
     _prepare_standard_streams()
+    try:
+        code = _run(_parser(), arguments)
+        # Not left to the interpreter's end, which would tell of a closed output in its own way.
+        sys.stdout.flush()
+    except (AddressError, ServiceError) as error:
+        code = _complain(error, 2)
+    except OutputClosed as error:
+        code = _cannot_print(error)
+    except UdsError as error:
+        code = _complain(error, 1)
+    except OSError as error:
+        if error.filename is None and error.errno in _WRITE_FAILED:
+            code = _cannot_print(error)
+        else:
+            code = _complain(f"{_where(error)}{_reason(error)}", 1)
+    except KeyboardInterrupt:
+        code = 130
+    try:
+        sys.stderr.flush()
+    except OSError:
+        _discard(2)
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="udslab",
         description="A test lab for Unix domain sockets.",
@@ -34,23 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for command in _COMMANDS:
         command.add_parser(commands)
-    try:
-        code = _run(parser, arguments)
-        # Not left to the interpreter's end, which would tell of a closed output in its own way.
-        sys.stdout.flush()
-    except (AddressError, ServiceError) as error:
-        return _complain(error, 2)
-    except OutputClosed as error:
-        return _cannot_print(error)
-    except UdsError as error:
-        return _complain(error, 1)
-    except OSError as error:
-        if error.filename is None and error.errno in _WRITE_FAILED:
-            return _cannot_print(error)
-        return _complain(f"{_where(error)}{_reason(error)}", 1)
-    except KeyboardInterrupt:
-        return 130
-    return code
+    return parser
 
 
 def _run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> int:
@@ -77,9 +86,15 @@ def _reason(error: OSError) -> str:
 
 
 def _cannot_print(error: OSError) -> int:
-    # What is left in the buffer must not fail once more when the interpreter ends.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    _discard(1)
     return _complain(f"standard output: {_reason(error)}: what was to be printed is lost", 1)
+
+
+def _discard(fd: int) -> None:
+    """Let what is left in the buffer go nowhere: it must not fail once more when the interpreter ends (status 120)."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, fd)
+    os.close(null)
 
 
 def _prepare_standard_streams() -> None:

@@ -90,7 +90,8 @@ class _Conversation:
                 deadline = Deadline(self.timeout)
             elif deadline.passed and not self._finished():
                 raise self._nothing_came()
-        if self.last_sent.endswith(b"\n") and self.last_received and not self.last_received.endswith(b"\n"):
+        cut = self.last_received and not self.last_received.endswith(b"\n")
+        if cut and self.last_sent.endswith(b"\n") and not self.records:
             raise PeerGone(
                 Stage.RECEIVE,
                 errno.ECONNRESET,
@@ -177,6 +178,7 @@ class _Conversation:
         except BlockingIOError:
             return
         except ConnectionResetError as error:
+            self._receive_rest()  # packets that came before it are still there
             raise self._ended_early() from error
         if not data and self.type.connects:
             self.peer_ended = True

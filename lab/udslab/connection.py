@@ -17,6 +17,7 @@ from udslab.deadline import Deadline
 from udslab.errors import PeerGone, Stage, TimedOut, UdsError, failure
 from udslab.socketfile import BoundSocket, SocketFile, open_directory, private_name, split
 from udslab.socktype import SocketType, open_socket
+from udslab.support import need_af_unix
 
 __all__ = ["Connection", "connect"]
 
@@ -119,6 +120,7 @@ def connect(
     :class:`~udslab.errors.WrongType`, :class:`~udslab.errors.TimedOut`: all :class:`~udslab.errors.UdsError`, with
     stage ``connect``; stage ``bind`` where the client's own address fails.
     """
+    need_af_unix()
     address = Address.parse(address)
     if address.is_pathname and not address.fits and hasattr(os, "O_PATH"):
         return _connect_through_inode(address, SocketType(type), timeout, bind)
@@ -167,15 +169,20 @@ def _finish_connect(connection: Connection, target: bytes, deadline: Deadline) -
             try:
                 connection.connect(target)
             except BlockingIOError:
-                raise TimedOut(
-                    Stage.CONNECT,
-                    errno.ETIMEDOUT,
-                    None,
-                    "the server's backlog is full and it does not accept",
-                    f"not connected within {deadline.seconds:g} s",
-                ) from None
-            if _is_connected(connection):
-                return
+                pass  # the limit has passed
+            else:
+                if _is_connected(connection):
+                    return
+                # Interrupted. Signals that come faster than the kernel's clock ticks would go on for ever.
+                if not deadline.passed:
+                    continue
+            raise TimedOut(
+                Stage.CONNECT,
+                errno.ETIMEDOUT,
+                None,
+                "the server's backlog is full and it does not accept",
+                f"not connected within {deadline.seconds or 0:g} s",
+            )
     finally:
         if deadline.seconds is not None:
             _send_timeout(connection, 0)

@@ -116,6 +116,11 @@ class Server:
             self._stopping = Deadline(self._drain)
             self._begin_to_stop()
 
+    def _close_waker(self) -> None:
+        self._selector.unregister(self._wakened)
+        self._waker.close()
+        self._wakened.close()
+
     def _close(self) -> None:
         self._selector.close()
         self._waker.close()
@@ -257,6 +262,8 @@ class ConnectionServer(Server):
                 self._accept(selectors.EVENT_READ)
                 pending = len(self._clients) > before and not self._once
             self._accept_no_more()
+            # Nobody needs to wake us any more, and removing the file takes two descriptors, which may be the last.
+            self._close_waker()
             self._listener.close()
         self._drain_clients()
 
@@ -311,13 +318,11 @@ class _Client:
         server._selector.register(connection, selectors.EVENT_READ, self.ready)
 
     def start(self, service: Service, peer: Peer) -> None:
-        try:
+        def begin() -> Output:
             self._session = service(peer)
-        except Exception:
-            log.exception("%s: %s", self._who, _FAILED)
-            self.close(_FAILED)
-        else:
-            self._ask(self._session.start)
+            return self._session.start()
+
+        self._ask(begin)
 
     def ready(self, mask: int) -> None:
         if self._writing:
@@ -347,14 +352,14 @@ class _Client:
             return
         if data:
             self._received += len(data)
-            self._ask(self._session.feed, data)
+            self._ask(lambda: self._session.feed(data))
         else:
             self._ending = _CLOSED
-            self._ask(self._session.eof)
+            self._ask(lambda: self._session.eof())
 
-    def _ask(self, function: Callable[..., Output], *data: bytes) -> None:
+    def _ask(self, question: Callable[[], Output]) -> None:
         try:
-            output = function(*data)
+            output = question()
         except Exception:
             log.exception("%s: %s", self._who, _FAILED)
             self.close(_FAILED)

@@ -9,16 +9,15 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from importlib import import_module
 
 import udslab
 from udslab.address import printable
-from udslab.cli import clean, demo, explain, send, serve, status
-from udslab.client import OutputClosed
 from udslab.errors import AddressError, ServiceError, UdsError
 
 __all__ = ["main"]
 
-_COMMANDS = (serve, send, status, explain, clean, demo)
+_COMMANDS = ("serve", "send", "status", "explain", "clean", "demo")
 _WRITE_FAILED = {errno.EPIPE, errno.EBADF, errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -26,13 +25,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command with ``arguments`` (sys.argv's unless given); the exit status."""
     _prepare_standard_streams()
     try:
-        code = _run(_parser(), arguments)
+        code = _run(sys.argv[1:] if arguments is None else arguments)
         # Not left to the interpreter's end, which would tell of a closed output in its own way.
         sys.stdout.flush()
     except (AddressError, ServiceError) as error:
         code = _complain(error, 2)
-    except OutputClosed as error:
-        code = _cannot_print(error)
     except UdsError as error:
         code = _complain(error, 1)
     except OSError as error:
@@ -49,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(names: Sequence[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="udslab",
         description="A test lab for Unix domain sockets.",
@@ -57,14 +54,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"udslab {udslab.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in _COMMANDS:
-        command.add_parser(commands)
+    for name in names:
+        import_module(f"udslab.cli.{name}").add_parser(commands)
     return parser
 
 
-def _run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> int:
+def _run(arguments: Sequence[str]) -> int:
+    # Only what is asked for is imported, for that is most of the time that a command takes.
+    asked = [word for word in arguments if not word.startswith("-")][:1]
     try:
-        options = parser.parse_args(arguments)
+        options = _parser(asked if asked and asked[0] in _COMMANDS else _COMMANDS).parse_args(arguments)
     except SystemExit as end:  # --help, --version, wrong use: not yet, for what was printed has not been written
         return int(end.code or 0)
     return int(options.run(options))

@@ -12,7 +12,6 @@ import stat
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -163,6 +162,8 @@ def a_client_is_identified(scene: Scene, act: Act) -> None:
 
 def full_duplex_and_half_close(scene: Scene, act: Act) -> None:
     """Both directions at once, and then one of them closed"""
+    from concurrent.futures import ThreadPoolExecutor  # not at the top: every command would have to wait for it
+
     data = os.urandom(1 << 20)
     with scene.client() as client, ThreadPoolExecutor() as pool:
         sent = pool.submit(client.sendall, data)
@@ -183,6 +184,8 @@ def full_duplex_and_half_close(scene: Scene, act: Act) -> None:
 
 def datagrams_are_reliable(scene: Scene, act: Act) -> None:
     """Datagrams arrive, all of them and in order"""
+    from concurrent.futures import ThreadPoolExecutor
+
     senders, each = 4, 500
     path = scene.path + ".dgram"
     with bind(path) as receiver, ThreadPoolExecutor(senders) as pool:

@@ -1,0 +1,167 @@
+"""The scripts do their own set-up, from any directory and with hardly any environment."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PYTHON = str(Path(getattr(sys, "_base_executable", sys.executable)))
+
+
+@pytest.fixture
+def script(directory: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs script/NAME with an empty home and hardly any environment."""
+    home = directory.parent / "home"
+    home.mkdir()
+
+    def run(
+        name: str, *arguments: str, root: Path = ROOT, cwd: Path | str = "/", **variables: str
+    ) -> subprocess.CompletedProcess[str]:
+        environment = {"PATH": "/usr/bin:/bin", "HOME": str(home), "PYTHON": PYTHON, "PYTHONDONTWRITEBYTECODE": "1"}
+        return subprocess.run(
+            [str(root / "script" / name), *arguments],
+            env={**environment, **variables},
+            cwd=cwd,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    return run
+
+
+def fake_python(directory: Path, name: str, source: str) -> str:
+    path = directory / name
+    path.write_text(f"#!/bin/sh\n{source}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+# script/demo
+
+
+def test_the_demo_runs_from_any_directory_with_an_empty_home(script, directory):
+    done = script("demo", cwd=directory, TMPDIR=str(directory))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith("\nAll was as told.\n")
+    assert os.listdir(directory) == []
+
+
+def test_the_demo_needs_nothing_but_python(script):
+    # The system's, which has none of the packages of this environment.
+    python = "/usr/bin/python3"
+    if subprocess.run([python, "-c", "import sys; sys.exit(sys.version_info < (3, 10))"], check=False).returncode:
+        pytest.skip(f"needs {python}, 3.10 or newer")
+    assert script("demo", PYTHON=python).returncode == 0
+
+
+def test_the_demo_takes_what_the_command_takes(script):
+    done = script("demo", "--json")
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["passed"] is True
+    assert script("demo", "--loud").returncode == 2
+
+
+def test_the_demo_says_by_its_status_that_an_act_was_not_as_told(script, directory):
+    home = directory / ("d" * 100)
+    home.mkdir()
+    assert script("demo", TMPDIR=str(home)).returncode == 1
+
+
+def test_the_demo_runs_from_a_checkout_with_an_odd_path(script, directory):
+    root = directory / "a checkout with 'quotes' and größe"
+    for name in ("script", "lab"):
+        shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
+    done = script("demo", root=root)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_demo_keeps_the_users_pythonpath(script, directory):
+    (directory / "sitecustomize.py").write_text("import sys; print('customized', file=sys.stderr)")
+    done = script("demo", PYTHONPATH=str(directory))
+    assert done.returncode == 0
+    assert "customized" in done.stderr
+
+
+# script/python
+
+
+def test_the_python_that_is_named_is_taken(script):
+    done = script("python", PYTHON=PYTHON)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert os.path.samefile(done.stdout.strip(), PYTHON)
+
+
+def test_a_python_that_is_too_old_is_passed_over(script, directory):
+    old = fake_python(directory, "python3", "exit 1")
+    fake_python(directory, "python3.12", f'exec {PYTHON} "$@"')
+    done = script("python", PYTHON="", PATH=f"{directory}:/usr/bin:/bin")
+    assert done.returncode == 0
+    assert done.stdout.strip() != old
+    version = subprocess.run([done.stdout.strip(), "-c", "import sys; print(sys.version_info >= (3, 10))"],
+                             capture_output=True, text=True, check=True)  # fmt: skip
+    assert version.stdout == "True\n"
+
+
+@pytest.mark.parametrize("name", ["/bin/false", "/nonexistent/python"])
+def test_without_a_python_that_will_do_one_line_says_what_to_do(script, name):
+    done = script("python", PYTHON=name)
+    assert (done.returncode, done.stdout) == (1, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("script/python: Python 3.10 or newer is needed")
+
+
+@pytest.mark.parametrize("name", ["demo", "environment", "test"])
+def test_then_no_other_script_goes_on(script, name):
+    done = script(name, "test", PYTHON="/bin/false")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "Python 3.10 or newer is needed" in done.stderr
+
+
+# script/environment
+
+
+@pytest.fixture
+def made(script) -> Path:
+    """The environment that these tests run in, if script/environment has made it."""
+    prefix = Path(sys.prefix)
+    if prefix.parent != ROOT / ".cache" or not (prefix / "complete").exists():
+        pytest.skip("runs in an environment that script/environment has not made")
+    return prefix
+
+
+def test_an_environment_that_is_made_is_not_made_again(script, made):
+    done = script("environment", "test")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"{made}\n"
+
+
+def test_it_may_be_asked_for_at_the_same_time(script, made):
+    with ThreadPoolExecutor() as pool:
+        answers = list(pool.map(lambda _: script("environment", "test"), range(4)))
+    assert [(done.returncode, done.stdout) for done in answers] == [(0, f"{made}\n")] * 4
+
+
+def test_a_test_run_passes_its_arguments_and_its_status_on(script, made):
+    done = script("test", "-n", "0", "-q", "-p", "no:cacheprovider", "no/such/test.py")
+    assert done.returncode == 4
+    assert "no/such/test.py" in done.stdout + done.stderr
+
+
+def test_every_script_can_be_run_and_is_sound_bash():
+    scripts = list((ROOT / "script").iterdir())
+    assert len(scripts) > 3
+    for path in scripts:
+        assert os.access(path, os.X_OK)
+        assert path.read_text().startswith("#!/usr/bin/env bash\n# ")
+        assert subprocess.run(["bash", "-n", path], capture_output=True, check=False).stderr == b""

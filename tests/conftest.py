@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 import udslab
 from udslab.scratch import scratch_directory
@@ -19,6 +20,10 @@ from udslab.spawn import Process, end_with_parent
 
 ROOT = Path(__file__).parent.parent
 pytest_plugins = ["pytester"]
+
+# Hypothesis' limit for one example (200 ms) says nothing on a machine that others use, too.
+settings.register_profile("udslab", deadline=None)
+settings.load_profile("udslab")
 
 Cli = Callable[..., "subprocess.CompletedProcess[bytes]"]
 

@@ -153,6 +153,8 @@ class _Conversation:
                 else:
                     del self.pending[0]
                     self.totals.records_sent += 1
+                    if self.records and self.pending:
+                        return  # answers are read first: a datagram server cannot hold many for us
         except BlockingIOError:
             return
         except OSError as error:

@@ -91,8 +91,9 @@ def test_an_empty_path_is_wrong_use_wherever_it_stands(main_here, complaint, wor
     assert "the path is empty (EINVAL)" in complaint(main_here(*words), status=WRONG)
 
 
-@pytest.mark.parametrize("type", TYPES)
-@pytest.mark.parametrize("length", [108, 109, 5000])
+@pytest.mark.parametrize(
+    ("type", "length"), [("stream", 108), ("stream", 109), ("stream", 5000), ("dgram", 108), ("seqpacket", 108)]
+)
 def test_a_path_that_is_too_long_to_serve_is_wrong_use(cli, complaint, place, type, length):
     path = at(place, length)
     line = complaint(cli("serve", "--type", type, path), status=WRONG)
@@ -125,7 +126,7 @@ def test_a_long_path_where_nothing_is_can_be_asked_for(cli, complaint, place, le
     assert ("(ENAMETOOLONG)" if length == 5000 else "(ENOENT)") in line
 
 
-@pytest.mark.parametrize("service", ["shout", "", "no_such_module:x", "os:no_such_name", "os:sep", ":x", ".a:b"])
+@pytest.mark.parametrize("service", ["shout", "", "no_such_module:x", "os:no_such_name", "os:sep", ".a:b"])
 def test_an_unknown_service_is_wrong_use_and_binds_nothing(cli, complaint, path, service):
     line = complaint(cli("serve", "--service", service, path), status=WRONG)
     assert repr(service) in line
@@ -217,7 +218,7 @@ def test_a_socket_of_another_type_at_the_other_end_is_refused(cli, complaint, pa
 
 
 @pytest.mark.parametrize("there", TYPES)
-@pytest.mark.parametrize("mine", TYPES)
+@pytest.mark.parametrize("mine", ["stream", "dgram"])
 def test_what_lives_is_not_replaced_by_a_server_of_any_type(cli, complaint, path, make_socket, there, mine):
     make_socket(path, TYPES[there], None if there == "dgram" else 5)
     line = complaint(cli("serve", "--type", mine, path))

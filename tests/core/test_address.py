@@ -132,7 +132,8 @@ def test_any_bytes_as_a_path_are_taken_exactly(name):
 
 @given(path_names)
 def test_any_path_survives_a_url(name):
-    assert Address.parse("unix:" + quote(name)) == Address(PATH, name)
+    if not name.startswith(b"//"):  # that is where a host would be
+        assert Address.parse("unix:" + quote(name)) == Address(PATH, name)
     assert Address.parse("unix:///" + quote(name, safe="")) == Address(PATH, b"/" + name)
 
 
@@ -150,13 +151,15 @@ def test_any_bytes_as_an_abstract_name_are_taken_exactly(name):
 @given(st.binary(max_size=200) | st.text(max_size=100).filter(lambda text: text.isprintable()))
 def test_parse_gives_an_address_or_an_address_error(value):
     try:
-        address = Address.parse(value)
+        outcome = Address.parse(value)
     except AddressError as error:
-        assert str(error).isprintable()
-        assert error.errno == errno.EINVAL
+        outcome = error
+    if isinstance(outcome, Address):
+        assert outcome.kind in (PATH, ABSTRACT)
+        assert outcome.fits is (outcome.size <= outcome.limit)
     else:
-        assert address.kind in (PATH, ABSTRACT)
-        assert address.fits is (address.size <= address.limit)
+        assert outcome.errno == errno.EINVAL
+        assert str(outcome).isprintable()
 
 
 # What the kernel says

@@ -1,4 +1,4 @@
-"""converse(): everything to and fro, however it is cut, and a clear error when the other side is not as it should be."""
+"""converse(): everything to and fro, however it is cut, and a clear error when the other side misbehaves."""
 
 from __future__ import annotations
 
@@ -311,7 +311,7 @@ def test_a_server_that_closes_with_input_on_its_way_has_its_answers_printed_befo
 
 def test_packets_that_came_before_a_reset_are_printed(ends, printed, typed):
     connection, server = ends(SEQPACKET)
-    source, keyboard = typed
+    source, _ = typed
     output, sink = printed
     connection.send(b"unread")  # closing with it unread is a reset, which the kernel tells before the packets
     server.send(b"one ")
@@ -391,16 +391,16 @@ def test_a_server_that_answers_slowly_does_not_time_out(ends, scripted):
         assert scripted(connection, b"hello\n", timeout=0.4)[0] == b"HELLO\n"
 
 
-def test_datagrams_that_are_not_answered_are_counted(path, scripted, make_socket):
+def test_datagrams_that_are_not_answered_are_counted(path, scripted, make_socket, sockets):
     server = make_socket(path, DGRAM)
 
     def answer_one():
         data, sender = server.recvfrom(100)
         server.sendto(data, sender)
 
-    with running(answer_one), connect(path, type="dgram", bind="auto") as connection:
-        with pytest.raises(TimedOut, match=r"1 of 3 answers came within 0\.2 s"):
-            scripted(connection, b"1\n2\n3\n", timeout=0.2)
+    connection = sockets.enter_context(connect(path, type="dgram", bind="auto"))
+    with running(answer_one), pytest.raises(TimedOut, match=r"1 of 3 answers came within 0\.2 s"):
+        scripted(connection, b"1\n2\n3\n", timeout=0.2)
 
 
 def test_datagrams_without_answers_are_not_waited_for(path, scripted, make_socket):
@@ -411,13 +411,13 @@ def test_datagrams_without_answers_are_not_waited_for(path, scripted, make_socke
     assert [server.recv(10) for _ in range(3)] == [b"1\n", b"2\n", b"3"]
 
 
-def test_datagrams_wait_for_a_server_whose_queue_is_full_and_keep_their_order(path, scripted, make_socket):
+def test_datagrams_wait_for_a_server_whose_queue_is_full_and_keep_their_order(path, scripted, make_socket, sockets):
     server = make_socket(path, DGRAM)
     count = 2000
     received = []
+    connection = sockets.enter_context(connect(path, type="dgram"))
     with running(lambda: received.extend(server.recv(100) for _ in range(count))):
-        with connect(path, type="dgram") as connection:
-            scripted(connection, b"".join(b"%d\n" % number for number in range(count)), answers=False)
+        scripted(connection, b"".join(b"%d\n" % number for number in range(count)), answers=False)
     assert received == [b"%d\n" % number for number in range(count)]
 
 

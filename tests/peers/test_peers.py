@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from udslab import connect, status
-from udslab.spawn import Process
+from udslab import connect
+from udslab.scratch import scratch_directory
+from udslab.spawn import Process, wait_until
 from udslab.testing import assert_gone, assert_stale
 
 MIB = 1 << 20
@@ -37,11 +39,19 @@ def test_their_server_answers_our_client(c_server, cli, path, data):
     assert server.output() == f"server: a client of uid {os.geteuid()}\nserver: the other side has been closed\n"
 
 
+@pytest.fixture(scope="module", params=[(), ("--identify",)], ids=["plain", "identify"])
+def our_server(request, environment) -> Iterator[str]:
+    """The path of a server of ours, for all who do nothing to it."""
+    with scratch_directory() as directory:
+        path = f"{directory}/s"
+        with Process([sys.executable, "-m", "udslab", "serve", *request.param, path], env=environment) as process:
+            process.wait_serving(path)
+            yield path
+
+
 @data_of_all_kinds
-@pytest.mark.parametrize("identify", [False, True])
-def test_our_server_answers_their_client(serve, c_client, path, data, identify):
-    serve(path, *(["--identify"] if identify else []))
-    done = c_client(path, data, "umask 077")
+def test_our_server_answers_their_client(our_server, c_client, data):
+    done = c_client(our_server, data, "umask 077")
     assert done.stderr == b""
     assert done.stdout == data.upper()
     assert done.returncode == 0
@@ -65,6 +75,7 @@ def test_our_server_ends_well_after_their_clients(serve, c_client, path):
     assert_gone(path)
 
 
+@pytest.mark.soak
 def test_a_thousand_of_their_clients_are_answered_by_our_server(serve, start_c_client, path):
     server = serve(path, "--identify")
     for batch in range(20):
@@ -98,17 +109,14 @@ for _ in range(int(times)):
 """
 
 
+@pytest.mark.soak
 def test_a_thousand_of_their_servers_answer_our_client(peers, path):
     command = [sys.executable, "-S", "-E", "-c", ONE_AFTER_THE_OTHER, "1000", peers / "server", path]
     with Process(command) as servers:
         last = None
         for number in range(1000):
             # The last one's socket may still be open; the number of its inode may be that of the next one's.
-            found = status(path)
-            while not (found.serving and found.made != last):
-                assert servers.returncode is None
-                found = status(path)
-            last = found.made
+            last = wait_until(path, lambda found, last=last: found.serving and found.made != last, process=servers).made
             with connect(path, bind="auto") as client:
                 client.sendall(b"line %d\n" % number)
                 assert client.read_line() == b"LINE %d\n" % number

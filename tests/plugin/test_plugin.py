@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
 
@@ -44,24 +45,37 @@ def test_it_can_be_turned_off(one_test):
     result.stdout.no_fnmatch_line("udslab:*")
 
 
-def test_it_can_be_turned_off_with_all_others_and_named(one_test, monkeypatch):
+@pytest.fixture
+def alone(pytester, monkeypatch) -> Callable[..., pytest.RunResult]:
+    """Runs pytest in a process of its own, with the plugins that are named and no others."""
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
-    one_test.runpytest_subprocess().stdout.no_fnmatch_line("udslab:*")
-    one_test.runpytest_subprocess("-p", "pytest_udslab.plugin").stdout.fnmatch_lines([HEADER])
+
+    def run(*plugins: str, options: tuple[str, ...] = ()) -> pytest.RunResult:
+        return pytester.runpytest_subprocess(*(word for name in plugins for word in ("-p", name)), *options)
+
+    return run
 
 
-def test_it_works_with_xdist(one_test):
-    result = one_test.runpytest_subprocess("-n", "1")
+OURS = "pytest_udslab.plugin"
+
+
+def test_it_is_loaded_by_its_name_where_nothing_is_by_itself(one_test, alone):
+    alone().stdout.no_fnmatch_line("udslab:*")
+    alone(OURS).stdout.fnmatch_lines([HEADER])
+
+
+def test_it_works_with_xdist(one_test, alone):
+    result = alone(OURS, "xdist", options=("-n", "1"))
     result.assert_outcomes(passed=1)
     assert result.outlines.count(HEADER) == 1
 
 
-def test_nothing_is_used_unasked(pytester):
+def test_nothing_is_used_unasked(pytester, alone):
     pytester.makepyfile("def test_it(request): assert request.fixturenames == ['request']")
-    pytester.runpytest_subprocess().assert_outcomes(passed=1)
+    alone(OURS).assert_outcomes(passed=1)
 
 
-def test_the_users_process_is_as_without_it(pytester):
+def test_the_users_process_is_as_without_it(pytester, alone):
     pytester.makepyfile(
         """
         import os, signal, socket, threading
@@ -76,8 +90,8 @@ def test_the_users_process_is_as_without_it(pytester):
         """
     )
     states = []
-    for options in ([], ["-p", "no:udslab"]):
-        result = pytester.runpytest_subprocess("-s", "-p", "no:randomly", *options)
+    for plugins in ([], [OURS]):
+        result = alone(*plugins, options=("-s",))
         states.append([line for line in result.outlines if line.startswith(("state:", "descriptors:"))])
     assert len(states[0]) == 2
     assert states[0] == states[1]

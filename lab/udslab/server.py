@@ -9,6 +9,7 @@ import os
 import selectors
 import socket
 import struct
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -438,6 +439,10 @@ class DatagramServer(Server):
 
     A sender that has bound no address gets no answer. For one whose queue is full up to ``most`` answers are kept
     and tried again; more are dropped, and the log says so: nobody else has to wait.
+
+    One thing makes all wait. What a client has not read yet lies in the *server's* send buffer, and for a client that
+    has connected to the server the kernel knows no other limit (``unix_dgram_sendmsg``: not net.unix.max_dgram_qlen).
+    A few hundred answers that nobody reads fill it; then answers go out in the order in which they were asked for.
     """
 
     def __init__(
@@ -454,8 +459,10 @@ class DatagramServer(Server):
         self._once = once
         self._most = most
         self._waiting: dict[bytes, deque[bytes]] = {}
+        self._full = False
         self._retry = _FIRST_RETRY
         sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         self._selector.register(sock, selectors.EVENT_READ, self._receive)
 
@@ -499,7 +506,10 @@ class DatagramServer(Server):
                 log.warning("an answer to %s is dropped: it does not read, and %d wait", sender, len(queue))
             else:
                 queue.append(answer)
-        self._send(sender.raw, queue)
+        if self._full and queue:
+            self._waiting[sender.raw] = queue  # it is not this one's turn
+        else:
+            self._send(sender.raw, queue)
 
     def _send(self, target: bytes, queue: deque[bytes]) -> None:
         while queue:
@@ -510,6 +520,7 @@ class DatagramServer(Server):
                 # the peer may be connected to us, which keeps any other socket from connecting to it.
                 self._waiting[target] = queue
                 self._set_timer(self._retry)
+                self._full = self._unread() >= self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
                 return
             except OSError as error:
                 log.warning("no answer to %s: %s", Address.from_sockaddr(target), os.strerror(error.errno or 0))
@@ -521,10 +532,19 @@ class DatagramServer(Server):
     def _timer_due(self) -> None:
         before = sum(map(len, self._waiting.values()))
         self._retry = min(self._retry * 2, _LAST_RETRY)
+        self._full = False
         for target, queue in list(self._waiting.items()):
-            self._send(target, queue)
+            if not self._full:
+                self._send(target, queue)
         if sum(map(len, self._waiting.values())) < before:
             self._retry = _FIRST_RETRY
+
+    def _unread(self) -> int:
+        """How much of the send buffer is taken: what has been sent and not been read yet (SIOCOUTQ)."""
+        import fcntl  # neither is on every platform
+        import termios
+
+        return int.from_bytes(fcntl.ioctl(self._sock, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
 
     def _begin_to_stop(self) -> None:
         more = not self._once
@@ -534,6 +554,8 @@ class DatagramServer(Server):
 
 
 _FIRST_RETRY, _LAST_RETRY = 0.001, 0.1
+_SEND_BUFFER = 1 << 22
+"""More than it gets: the kernel gives up to net.core.wmem_max (socket(7))."""
 
 
 def _answerable(sender: Address) -> bool:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import os
 import select
+import shutil
 import socket
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -193,3 +196,32 @@ def test_a_file_that_is_replaced_meanwhile_survives(directory, make_socket, caps
         path.unlink()
         listener.close()
     assert "Traceback" not in capsys.readouterr().err
+
+
+LIVES_IN_AN_OVERLAY = """
+import socket, subprocess, sys
+from udslab.cli import main
+home = sys.argv[1]
+layers = f"lowerdir={home}/lower,upperdir={home}/upper,workdir={home}/work"
+subprocess.run(["mount", "-t", "overlay", "-o", layers, "none", f"{home}/seen"], check=True)
+with socket.socket(socket.AF_UNIX) as listener:
+    listener.bind(f"{home}/seen/s")
+    listener.listen()
+    main(["clean", "--yes", "--json", f"{home}/upper"])
+    main(["status", "--json", f"{home}/seen/s"])
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("unshare") is None, reason="needs root and unshare(1), to mount")
+def test_a_containers_live_socket_is_kept_although_it_looks_stale_in_its_layer(variables, directory):
+    for name in ("lower", "upper", "work", "seen"):
+        (directory / name).mkdir()
+    command = ["unshare", "--mount", sys.executable, "-c", LIVES_IN_AN_OVERLAY, directory]
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    left, _, asked = done.stdout.partition("]\n[")
+    assert json.loads(left + "]") == [
+        {"path": str(directory / "upper" / "s"), "state": "stale", "done": "left: not certain", "failed": False}
+    ]
+    assert json.loads("[" + asked)[0]["state"] == "listening"
+    assert (directory / "upper" / "s").is_socket()

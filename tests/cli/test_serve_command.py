@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import grp
 import os
 import re
 import select
@@ -100,6 +101,17 @@ def test_it_does_so_for_the_installed_command_too(serve, directory, path):
     script.write_text("import sys\nfrom udslab.cli import main\nsys.exit(main())\n")
     serve(path, "--service", "shout:loud", cwd=str(directory), program=(sys.executable, str(script)))
     assert ask(path) == b"hello!\n"
+
+
+def test_for_a_service_by_name_nothing_is_imported_from_the_current_directory(serve, variables, directory, path):
+    for name in ("grp", "traceback", "upper", "selectors"):
+        (directory / f"{name}.py").write_text("raise SystemExit('imported')")
+    (directory / "bin").mkdir()
+    script = directory / "bin" / "udslab"
+    script.write_text("import sys\nfrom udslab.cli import main\nsys.exit(main())\n")
+    group = grp.getgrgid(os.getgid()).gr_name
+    serve(path, "--service", "upper", "--group", group, cwd=str(directory), program=(sys.executable, str(script)))
+    assert ask(path) == b"HELLO\n"
 
 
 def test_a_service_of_ones_own_lies_on_pythonpath(serve, variables, directory, path):

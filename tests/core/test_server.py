@@ -14,6 +14,7 @@ import socket
 import sys
 import threading
 import time
+from collections import deque
 from pathlib import Path
 
 import pytest
@@ -1082,6 +1083,10 @@ def test_a_sender_that_has_gone_is_logged_and_forgotten(start, client, log, path
     assert talk(with_service, b"x") == b"X"
 
 
+LARGE = bytes(20_000)
+"""Some hundreds of these are more than a send buffer holds, whatever net.core.wmem_max may be."""
+
+
 @pytest.fixture
 def slow(path, directory, make_socket):
     """A datagram sender that asks, and that reads only when told to. It is bound and not connected: for it the kernel
@@ -1108,11 +1113,28 @@ def test_a_sender_whose_queue_is_full_gets_all_answers_in_order_once_it_reads(st
 
 def test_a_connected_sender_that_reads_late_gets_all_answers_in_order(start, client):
     """No other socket may connect to it to wait for its queue: the kernel would refuse (EPERM)."""
-    start("upper", "dgram")
+    start(per_record(LARGE.__add__), "dgram")
     connection = client("dgram")
-    for number in range(900):  # more than the server's send buffer holds
-        connection.send(b"ask %d" % number)
-    assert [connection.recv(100) for _ in range(900)] == [b"ASK %d" % number for number in range(900)]
+    for number in range(900):
+        connection.send(b"%d" % number)
+    for number in range(900):
+        assert connection.recv(1 << 20) == LARGE + b"%d" % number
+
+
+def test_when_the_send_buffer_is_full_whoever_asked_first_is_answered_first(start, client, many_descriptors):
+    """Each reads only when the one before has: the answers of newcomers that overtake would lie there for ever."""
+    start(per_record(LARGE.__add__), "dgram")
+    waiting = deque()
+
+    def ask():
+        waiting.append(client("dgram"))
+        waiting[-1].send(b"x")
+
+    for _ in range(500):
+        ask()
+    for _ in range(500):
+        assert len(waiting.popleft().recv(1 << 20)) == len(LARGE) + 1
+        ask()
 
 
 def test_more_answers_than_the_limit_are_dropped_and_said_so(start, client, log, slow):

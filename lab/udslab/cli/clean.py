@@ -12,6 +12,7 @@ from udslab.address import Address
 from udslab.cli.options import Commands, add_json, address
 from udslab.deadline import Deadline
 from udslab.errors import Stage, UdsError, failure
+from udslab.mounts import is_overlay_layer
 from udslab.report.terminal import print_table
 from udslab.socketfile import lock, remove_pinned
 from udslab.state import examine, pin
@@ -79,11 +80,11 @@ def _look(path: bytes, name: bytes, dir_fd: int, remove: bool) -> dict[str, Any]
     where = Address.pathname(path)
     try:
         with pin(name, dir_fd=dir_fd) as fd:
-            found = examine(fd, where, owners=True)
+            found = examine(fd, where)
             if found.state != "stale":
                 return None
             done, failed = "left: not certain", False
-            if found.certain:
+            if found.removable and not is_overlay_layer(fd):
                 done, failed = _remove(where, name, dir_fd, fd) if remove else ("would be removed", False)
     except FileNotFoundError:
         return None  # it has just gone

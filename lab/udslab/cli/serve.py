@@ -103,7 +103,8 @@ def run(options: argparse.Namespace) -> int:
     """Serve."""
     level = logging.WARNING if options.quiet else logging.DEBUG if options.verbose else logging.INFO
     logging.basicConfig(level=level, format="udslab: %(message)s", stream=sys.stderr)
-    sys.path.insert(0, "")  # module:name may lie in the current directory, as with python -m
+    if ":" in options.service:
+        sys.path.insert(0, "")  # it may lie in the current directory, as with python -m
     resolve(options.service)
     _take_all_descriptors()
     # Not before there is somebody to tell: ended in between, we would leave the file behind.

@@ -38,6 +38,8 @@ from udslab.word import Word
 
 __all__ = ["Listener", "OnExisting", "bind", "inherited", "listen"]
 
+_MOST_BACKLOG = 0x7FFFFFFF
+
 
 class OnExisting(Word):
     """What to do when something is at the path already."""
@@ -131,6 +133,8 @@ def listen(
         raise AddressError(
             Stage.LISTEN, errno.EOPNOTSUPP, str(Address.parse(address)), "use bind() for datagram sockets"
         )
+    if not 0 <= backlog <= _MOST_BACKLOG:
+        raise ValueError(f"a backlog is from 0 to {_MOST_BACKLOG}, not {backlog}")
     if long_path not in ("refuse", "alias"):
         raise ValueError(f"long_path is 'refuse' or 'alias', not {long_path!r}")
 
@@ -299,10 +303,11 @@ class _Maker:
 
 
 def _group_id(group: int | str, address: Address) -> int:
-    if isinstance(group, int):
-        return group
-    if group.isdigit():
-        return int(group)
+    if isinstance(group, int) or group.isdecimal():
+        number = int(group)
+        if not 0 <= number < 0xFFFFFFFF:  # which chown(2) takes for "leave it"
+            raise ValueError(f"a group id is from 0 to 4294967294, not {number}")
+        return number
     import grp  # not on every platform
 
     try:
@@ -347,7 +352,7 @@ def inherited() -> list[Listener | BoundSocket]:
         return []
     for key in (*environment, "LISTEN_FDNAMES"):
         os.environ.pop(key, None)
-    if not environment["LISTEN_FDS"].isdigit():
+    if not environment["LISTEN_FDS"].isdecimal():
         raise UdsError(Stage.SOCKET, errno.EINVAL, None, "it is a number", f"LISTEN_FDS={environment['LISTEN_FDS']!r}")
     return [_take_over(_FIRST_INHERITED + index) for index in range(int(environment["LISTEN_FDS"]))]
 

@@ -180,7 +180,7 @@ class ConnectionServer(Server):
         if self._stopping is None:
             return False
         if self._clients and self._stopping.passed:
-            log.warning("%d clients were cut off after %g s", len(self._clients), self._stopping.seconds)
+            log.warning("cut off after %g s of draining: %d", self._stopping.seconds, len(self._clients))
         return not self._clients or self._stopping.passed
 
     def _accept_again(self) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import errno
 import functools
 import os
-import secrets
 import socket
 import time
 from collections.abc import Iterator
@@ -44,7 +43,7 @@ def split(address: Address) -> tuple[bytes, bytes]:
 
 def private_name() -> bytes:
     """A short file name that nobody can guess."""
-    return b".udslab-" + secrets.token_hex(8).encode()
+    return b".udslab-" + os.urandom(8).hex().encode()
 
 
 @contextmanager

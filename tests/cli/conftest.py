@@ -26,11 +26,9 @@ def in_shell(setup: str, redirect: str, command: tuple[str | bytes | Path, ...])
 
 
 @pytest.fixture(scope="session")
-def variables(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The environment, without what changes how Python prints, and with byte code, which halves the time to start."""
-    kept = {key: value for key, value in environment.items() if not key.startswith(("PYTHONUNBUF", "PYTHONIO"))}
-    kept.pop("PYTHONDONTWRITEBYTECODE", None)
-    return {**kept, "PYTHONPYCACHEPREFIX": str(tmp_path_factory.mktemp("pycache"))}
+def variables(environment: dict[str, str]) -> dict[str, str]:
+    """The environment, without what changes how Python prints."""
+    return {key: value for key, value in environment.items() if not key.startswith(("PYTHONUNBUF", "PYTHONIO"))}
 
 
 @pytest.fixture

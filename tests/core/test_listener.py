@@ -521,6 +521,20 @@ def test_a_mode_that_is_none_is_refused(path, mode):
         listen(path, mode=mode)
 
 
+@pytest.mark.parametrize("group", [-1, 0xFFFFFFFF, "4294967295", 1 << 40])
+def test_a_group_id_that_is_none_is_refused(path, group):
+    with pytest.raises(ValueError, match="group"):
+        listen(path, group=group)
+    assert_gone(path)
+
+
+@pytest.mark.parametrize("backlog", [-1, 1 << 31])
+def test_a_backlog_that_is_none_is_refused(path, backlog):
+    with pytest.raises(ValueError, match="backlog"):
+        listen(path, backlog=backlog)
+    assert_gone(path)
+
+
 # Abstract names and long paths
 
 

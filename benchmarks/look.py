@@ -79,7 +79,7 @@ def _looks(directory: str, stack: contextlib.ExitStack) -> list[tuple[str, Calla
 
     return [
         *((f"status, {name}", lambda path=path: status(path)) for name, path in paths.items()),
-        ("the pair probe alone, listening", lambda: probe.ask(fd)),
+        ("the pair probe alone, listening", lambda: probe.ask(fd, b"listening")),
         ("a socket pair, made and closed", pair),
         ("a plain connect, refused", plain),
     ]

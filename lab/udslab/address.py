@@ -77,7 +77,10 @@ class Address:
             return cls.pathname(os.fsencode(value))
         if not isinstance(value, (str, bytes)):
             raise TypeError(f"an address is a str, bytes, path or Address, not {type(value).__name__}")
-        raw = os.fsencode(value)
+        try:
+            raw = os.fsencode(value)
+        except UnicodeEncodeError as error:
+            raise _refuse(repr(value).encode(), "it holds characters that no file name can hold", str(error)) from error
         if raw.startswith(b"\0"):
             return cls.abstract(raw[1:])
         scheme, colon, rest = raw.partition(b":")

@@ -21,6 +21,7 @@ import struct
 import time
 from dataclasses import dataclass
 
+from udslab import probe
 from udslab.address import Address
 from udslab.credentials import Credentials
 from udslab.errors import CallerRejected, Stage, Unsupported, failure
@@ -30,18 +31,22 @@ __all__ = ["FileIdentity", "caller_by_file", "peer_credentials", "peer_pidfd"]
 
 _SO_PEERPIDFD = 77  # asm-generic/socket.h, Linux 6.5; not in Python's socket module before 3.14
 _UCRED = struct.Struct("=iII")
+_NOBODY_CALLED = 0xFFFFFFFF  # uid -1
 
 
 def peer_credentials(sock: socket.socket) -> Credentials:
     """The credentials of the other side of a connected stream or seqpacket socket (``SO_PEERCRED``, unix(7)).
 
     Of a client's connection: who called ``listen``, not who accepts. Raises
-    :class:`~udslab.errors.Unsupported` off Linux.
+    :class:`~udslab.errors.Unsupported` off Linux, and for a socket that was never connected so.
     """
     option = getattr(socket, "SO_PEERCRED", None)
     if option is None:
         raise Unsupported("this platform has no SO_PEERCRED")
-    return Credentials(*_UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, option, _UCRED.size)))
+    pid, uid, gid = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, option, _UCRED.size))
+    if uid == _NOBODY_CALLED:
+        raise Unsupported("the kernel knows no peer of this socket", "ask a connected stream or seqpacket socket")
+    return Credentials(pid, uid, gid)
 
 
 def peer_pidfd(sock: socket.socket) -> int | None:
@@ -73,8 +78,9 @@ def caller_by_file(
     """Who called, by the file that the caller has bound. **Do not trust it**: see the top of this module.
 
     The file must be there, be a socket (a symbolic link to one is not), be closed to group and others (``private``),
-    and have been changed within ``max_age`` seconds; then it is removed (``unlink``), and only if it is still the one
-    that was looked at.
+    and have been changed within ``max_age`` seconds. Then it is removed (``unlink``): only if it is still the one
+    that was looked at, and only if it could be the caller's (its owner is who the kernel says called, and nothing
+    listens on it), for whoever can make a mount namespace can give any path for its own.
 
     Raises :class:`~udslab.errors.CallerRejected` with the stage and the code of what is wrong.
     """
@@ -83,18 +89,24 @@ def caller_by_file(
         raise CallerRejected(
             Stage.CALLER_NAME, errno.ENOENT, str(address), "only a path has an owner", "the caller has bound no file"
         )
-    if address.is_private:
+    if address.is_private or not address.name.startswith(b"/"):
         raise CallerRejected(
-            Stage.CALLER_NAME, errno.ENOENT, str(address), "bind it by its own path", "it leads elsewhere from here"
+            Stage.CALLER_NAME,
+            errno.ENOENT,
+            str(address),
+            "bind it by its absolute path",
+            "it leads elsewhere from here",
         )
     directory, name = split(address)
     try:
         with open_directory(directory) as dir_fd:
             fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
             try:
-                identity = _identify(address, os.fstat(fd), max_age, private)
-                if unlink:
-                    remove_pinned(dir_fd, name, fd)
+                info = os.fstat(fd)
+                identity = _identify(address, info, max_age, private)
+                could_be = info.st_uid == peer_credentials(connection).uid
+                if unlink and could_be and not probe.ask(fd, name, dir_fd=dir_fd).listening:
+                    remove_pinned(dir_fd, name, info)
             finally:
                 os.close(fd)
     except CallerRejected:

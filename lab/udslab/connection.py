@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import errno
+import math
 import os
 import socket
 import struct
@@ -148,7 +149,7 @@ def _connect(
     try:
         if bind is not None:
             _bind_own(connection, bind)
-        _finish_connect(connection, target, Deadline(timeout))
+        _finish_connect(connection, target, Deadline(None if timeout == math.inf else timeout))
     except BaseException as error:
         connection.close()
         if isinstance(error, OSError) and not isinstance(error, UdsError):
@@ -160,7 +161,9 @@ def _connect(
 
 
 def _finish_connect(connection: Connection, target: bytes, deadline: Deadline) -> None:
-    # Not settimeout(): that makes the descriptor non-blocking, and then a full backlog is EAGAIN at once.
+    # Not settimeout(), nor what setdefaulttimeout() has set: that makes the descriptor non-blocking, and then a full
+    # backlog is EAGAIN at once.
+    connection.setblocking(True)
     try:
         while True:
             left = deadline.left()
@@ -207,20 +210,23 @@ def _send_timeout(sock: socket.socket, seconds: float) -> None:
 
 def _bind_own(connection: Connection, bind: AddressLike) -> None:
     own = Address.parse(bind)
-    if bind in ("auto", b"auto"):
+    if isinstance(bind, (str, bytes)) and own.name == b"auto":
         name = private_name()
         own = Address.pathname(os.path.join(os.fsencode(tempfile.gettempdir()), name))
         if not own.fits:  # TMPDIR is too long
             own = Address.pathname(b"/tmp/" + name)
         # The directory may be shared: from the first moment on nobody else may connect (mode & ~umask).
         os.fchmod(connection.fileno(), 0o700)
+        connection.lock_timeout = 0.0  # nobody else wants a name that nobody can guess
     try:
-        connection.bind(own.sun_path())
-        if own.is_pathname:
-            directory, name = split(own)
-            with open_directory(directory) as dir_fd:
-                info = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
-                connection.file = SocketFile(connection, own, dir_fd, name, info)
+        if not own.is_pathname:
+            connection.bind(own.sun_path())
+            return
+        directory, name = split(own)
+        with open_directory(directory) as dir_fd:
+            connection.bind(own.sun_path())
+            info = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
+            connection.file = SocketFile(connection, own, dir_fd, name, info)
     except UdsError:
         raise
     except OSError as error:

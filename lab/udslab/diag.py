@@ -13,6 +13,7 @@ import re
 import socket
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 from udslab import mounts
@@ -116,10 +117,14 @@ def _query(inode: int, flags: int) -> Iterator[Entry]:
 
 
 def describe(sock: socket.socket) -> Entry | None:
-    """What sock_diag says of this very socket; None where it cannot be asked, or the socket is in another namespace."""
+    """What sock_diag says of this very socket; None where it cannot be asked."""
     try:
         return next(_query(os.fstat(sock.fileno()).st_ino & 0xFFFFFFFF, 0), None)
-    except (OSError, AttributeError):  # AttributeError: no AF_NETLINK on this platform
+    except AttributeError:  # no AF_NETLINK on this platform
+        return None
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            raise
         return None
 
 
@@ -165,33 +170,30 @@ def sockets_bound_to(fd: int) -> list[Entry]:
     """
     device = mounts.device(fd)
     inode = os.fstat(fd).st_ino & 0xFFFFFFFF
-    path = os.readlink(b"/proc/self/fd/%d" % fd)
     entries = listing()
     if any(entry.file for entry in entries):
         return [entry for entry in entries if entry.file == (device, inode)]
+    try:
+        path = os.readlink(b"/proc/self/fd/%d" % fd)
+    except OSError:  # no /proc, or longer than a path may be
+        return []
     return [entry for entry in entries if entry.name == path]
 
 
 def holders(inodes: set[int]) -> list[int]:
     """The pids of the processes that have one of these sockets open, ascending; those that may be looked at."""
     wanted = {b"socket:[%d]" % inode for inode in inodes}
-    found = []
-    for entry in os.listdir(b"/proc"):
-        if not entry.isdigit():
-            continue
-        directory = b"/proc/" + entry + b"/fd"
-        try:
-            descriptors = os.listdir(directory)
-        except OSError:  # it has exited, or is another user's
-            continue
-        for descriptor in descriptors:
-            try:
-                target = os.readlink(directory + b"/" + descriptor)
-            except OSError as error:
-                if error.errno in (errno.ENOENT, errno.EACCES, errno.ESRCH, errno.EPERM):
-                    continue
-                raise
-            if target in wanted:
-                found.append(int(entry))
-                break
-    return sorted(found)
+    with suppress(OSError):  # no /proc
+        return sorted(int(pid) for pid in os.listdir(b"/proc") if pid.isdigit() and _holds(pid, wanted))
+    return []
+
+
+def _holds(pid: bytes, wanted: set[bytes]) -> bool:
+    directory = b"/proc/" + pid + b"/fd/"
+    with suppress(OSError):  # it has exited, or is another user's
+        for descriptor in os.listdir(directory):
+            # Closed meanwhile; or a file whose path is longer than readlink can tell.
+            with suppress(OSError):
+                if os.readlink(directory + descriptor) in wanted:
+                    return True
+    return False

@@ -8,6 +8,7 @@ import socket
 import stat
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 
 from udslab import diag, mounts
 from udslab.address import Address, AddressLike
@@ -20,6 +21,7 @@ from udslab.errors import (
     Stage,
     TimedOut,
     UdsError,
+    Unsupported,
     failure,
 )
 from udslab.socketfile import (
@@ -33,7 +35,7 @@ from udslab.socketfile import (
     split,
 )
 from udslab.socktype import SocketType, open_socket
-from udslab.state import State, Status, examine, pin
+from udslab.state import OVERLAY_NOTE, State, Status, examine, pin
 from udslab.word import Word
 
 __all__ = ["Listener", "OnExisting", "bind", "inherited", "listen"]
@@ -60,10 +62,11 @@ class Listener:
     ``inherited``: it was handed over by a service manager; its file is the manager's and is never removed.
     """
 
-    def __init__(self, sock: BoundSocket, *, inherited: bool = False) -> None:
+    def __init__(self, sock: BoundSocket, address: Address | None = None, *, inherited: bool = False) -> None:
+        """``address``: as it was asked for, if that is not what the kernel says (a path that does not fit)."""
         self.socket = sock
         self.type = SocketType.of(sock.type)
-        self.address = sock.address
+        self.address = address or sock.address
         self.inherited = inherited
 
     @property
@@ -138,14 +141,16 @@ def listen(
     if long_path not in ("refuse", "alias"):
         raise ValueError(f"long_path is 'refuse' or 'alias', not {long_path!r}")
 
+    where = Address.parse(address)
+
     def start_listening(sock: BoundSocket) -> None:
         try:
             sock.listen(backlog)
         except OSError as error:
-            raise failure(Stage.LISTEN, error, address) from error
+            raise failure(Stage.LISTEN, error, where) from error
 
-    maker = _Maker(Address.parse(address), type, mode, group, long_path == "alias", start_listening)
-    return Listener(maker.make(OnExisting(on_existing), lock_timeout))
+    maker = _Maker(where, type, mode, group, long_path == "alias", start_listening)
+    return Listener(maker.make(OnExisting(on_existing), lock_timeout), maker.address if maker.alias else None)
 
 
 def bind(
@@ -177,13 +182,21 @@ class _Maker:
         alias: bool,
         finish: Callable[[BoundSocket], None],
     ) -> None:
+        if not address.is_pathname and (mode is not None or group is not None):
+            raise AddressError(
+                Stage.ADDRESS,
+                errno.EINVAL,
+                str(address),
+                "anybody may connect to it (unix(7))",
+                "it has no file, and so no mode and no group",
+            )
         if mode is not None and not 0 <= mode <= 0o777:
             raise ValueError(f"a mode is from 0 to 0o777, not {mode:#o}")
         self.address = address
         self.type = type
         self.gid = None if group is None else _group_id(group, address)
         self.mode = 0o660 if mode is None and group is not None else mode
-        self.alias = alias and not address.fits
+        self.alias = alias and address.is_pathname and not address.fits
         self.finish = finish
 
     def make(self, policy: OnExisting, lock_timeout: float) -> BoundSocket:
@@ -216,12 +229,15 @@ class _Maker:
                     raise
             try:
                 with pin(name or b".", dir_fd=dir_fd) as fd:
-                    found = examine(fd, self.address)
-                    if not found.removable or mounts.is_overlay_layer(fd):
+                    found = examine(fd, self.address, at=(dir_fd, name))
+                    if found.removable and mounts.is_overlay_layer(fd):
+                        found = replace(found, certain=False, notes=(*found.notes, OVERLAY_NOTE))
+                    if not found.removable:
                         raise _in_use(found)
                     try:
                         # Whoever binds first now has it: if that is not us, we look again.
-                        remove_pinned(dir_fd, name, fd)
+                        if remove_pinned(dir_fd, name, os.fstat(fd)):
+                            continue
                     except PermissionError as error:
                         raise _in_use(
                             found, f"it is stale, and this user may not remove it ({error.strerror})"
@@ -252,18 +268,29 @@ class _Maker:
                 self._take(sock, dir_fd, name)
             self.finish(sock)
         except BaseException:
+            if sock.file is None and self.address.is_pathname and self._is_bound(sock):
+                self._remove_stray(sock, name)
             sock.close()
             raise
         return sock
+
+    @staticmethod
+    def _is_bound(sock: socket.socket) -> bool:
+        with suppress(OSError):
+            return bool(sock.getsockname())
+        return False
 
     def _bind_alias(self, sock: socket.socket, dir_fd: int, name: bytes) -> None:
         short = private_name()
         try:
             sock.bind(b"/proc/self/fd/%d/%s" % (dir_fd, short))
             rename_noreplace(dir_fd, short, name)
-        except FileExistsError as error:
-            os.unlink(short, dir_fd=dir_fd)
-            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE)) from error
+        except BaseException as error:
+            with suppress(FileNotFoundError):
+                os.unlink(short, dir_fd=dir_fd)
+            if isinstance(error, FileExistsError):
+                raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE)) from error
+            raise
 
     def _take(self, sock: BoundSocket, dir_fd: int, name: bytes) -> None:
         """Note which file the socket has, and give it its group and its whole mode."""
@@ -273,7 +300,6 @@ class _Maker:
                 if self.mode is not None:
                     self._open_to_mode(f"/proc/self/fd/{fd}", self.mode)
         except FileNotFoundError as error:
-            self._remove_stray(sock, name)
             raise PathLost(
                 Stage.BIND,
                 errno.ESTALE,
@@ -293,9 +319,11 @@ class _Maker:
             pin(name, dir_fd=dir_fd) as fd,
         ):
             if os.fstat(fd).st_ino & 0xFFFFFFFF == entry.file[1]:
-                remove_pinned(dir_fd, name, fd)
+                remove_pinned(dir_fd, name, os.fstat(fd))
 
     def _open_to_mode(self, path: str, mode: int) -> None:
+        if not os.path.exists(path):
+            raise Unsupported("there is no /proc, which setting the mode takes", "mount /proc", Stage.BIND)
         if self.gid is not None:
             os.chown(path, -1, self.gid)
         if stat.S_IMODE(os.stat(path).st_mode) != mode:
@@ -354,22 +382,30 @@ def inherited() -> list[Listener | BoundSocket]:
         os.environ.pop(key, None)
     if not environment["LISTEN_FDS"].isdecimal():
         raise UdsError(Stage.SOCKET, errno.EINVAL, None, "it is a number", f"LISTEN_FDS={environment['LISTEN_FDS']!r}")
-    return [_take_over(_FIRST_INHERITED + index) for index in range(int(environment["LISTEN_FDS"]))]
+    fds = range(_FIRST_INHERITED, _FIRST_INHERITED + int(environment["LISTEN_FDS"]))
+    for fd in fds:
+        _check_inherited(fd)  # all before any is taken, so that one bad one does not close the others
+    return [_take_over(fd) for fd in fds]
 
 
-def _take_over(fd: int) -> Listener | BoundSocket:
+def _check_inherited(fd: int) -> None:
     try:
-        os.set_inheritable(fd, False)
-        sock = BoundSocket(fileno=fd)
+        sock = socket.socket(fileno=fd)
     except OSError as error:
         raise failure(
             Stage.SOCKET, error, f"descriptor {fd}", "LISTEN_FDS names a descriptor that is no socket"
         ) from error
-    if sock.family != socket.AF_UNIX:
-        sock.detach()
+    family = sock.family
+    sock.detach()
+    if family != socket.AF_UNIX:
         raise failure(
             Stage.SOCKET, errno.EAFNOSUPPORT, f"descriptor {fd}", "LISTEN_FDS holds a socket of another family"
         )
+
+
+def _take_over(fd: int) -> Listener | BoundSocket:
+    os.set_inheritable(fd, False)
+    sock = BoundSocket(fileno=fd)
     if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
         return Listener(sock, inherited=True)
     return sock

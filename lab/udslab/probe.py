@@ -23,22 +23,23 @@ the server.
 One more thing makes "stale" certain. ``unix_bind_bsd`` makes the file and then attaches the socket to it, and between
 the two the file looks stale (seen on Linux 6.18: 5 in 865,000 looks at a path that is bound again and again). All that
 happens under the lock of the directory, so a look-up of a missing name in the same directory, which takes that lock
-(``lookup_slow`` in the kernel's fs/namei.c), waits until the birth is over; the questions after it decide.
+(``lookup_slow`` in the kernel's fs/namei.c), waits until the birth is over; the questions after it decide. The window
+is wide where many watch the directory (inotify tells them in between).
 """
 
 from __future__ import annotations
 
 import errno
 import functools
-import itertools
 import os
 import socket
 import tempfile
+from contextlib import suppress
 from typing import NamedTuple
 
 from udslab.socktype import SocketType, open_pair, open_socket
 
-__all__ = ["Answer", "ask", "ask_name", "calibrated"]
+__all__ = ["TRANSIENT", "Answer", "ask", "ask_name", "calibrated"]
 
 
 class Answer(NamedTuple):
@@ -46,7 +47,8 @@ class Answer(NamedTuple):
 
     ``type``: of the socket that is bound to it (None: none is, or it may not be asked). ``asked``: the questions, by
     type of the asking socket, with the errno of the answer (0: success). ``innocent``: by the pair probe, and not by
-    plain connects.
+    plain connects. ``settled``: no bind was half done when it was asked; False if that could not be made sure of, and
+    then "stale" is not certain.
     """
 
     type: SocketType | None
@@ -54,6 +56,7 @@ class Answer(NamedTuple):
     full: bool = False
     denied: bool = False
     innocent: bool = True
+    settled: bool = True
     asked: tuple[tuple[SocketType, int], ...] = ()
 
     @property
@@ -107,51 +110,66 @@ class _Question:
         self._asked.append((type, number))
         return number
 
-    def ask(self, fd: int) -> Answer:
-        """Ask about the inode that ``fd`` pins."""
+    def ask(self, fd: int, path: bytes, dir_fd: int | None) -> Answer:
+        """Ask about the inode that ``fd`` pins; ``path``, seen from ``dir_fd``, is where it was found."""
         first = self.connect(SocketType.STREAM)
-        if first in _LISTENING:
+        if first in _LISTENING or first in _DENIED:
             return self.answer(SocketType.STREAM, first)
-        if first in _DENIED:
-            return Answer(None, False, False, True, self._innocent, tuple(self._asked))
-        if first == errno.ECONNREFUSED:
-            _await_births(fd)
+        settled = first != errno.ECONNREFUSED or _births_are_over(fd, path, dir_fd)
         packet = self.connect(SocketType.SEQPACKET)
-        if packet in _LISTENING:
+        if packet in _LISTENING or packet in _DENIED:
             return self.answer(SocketType.SEQPACKET, packet)
         if first == packet == errno.EPROTOTYPE:
             return self.answer(SocketType.DGRAM)
         # Asked again, for a socket may have been born before the second question, or closed.
         again = self.connect(SocketType.STREAM)
-        if again in _LISTENING:
+        if again in _LISTENING or again in _DENIED:
             return self.answer(SocketType.STREAM, again)
         if again == errno.EPROTOTYPE:
             return self.answer(SocketType.SEQPACKET if packet == errno.ECONNREFUSED else SocketType.DGRAM)
-        return self.answer(SocketType.STREAM if packet == errno.EPROTOTYPE else None)
+        if packet == errno.EPROTOTYPE:
+            return self.answer(SocketType.STREAM)
+        return self.answer(None)._replace(settled=settled)
 
     def answer(self, type: SocketType | None, number: int = errno.ECONNREFUSED) -> Answer:
         """The answer, from the type found and the errno that told it."""
-        return Answer(type, number in _LISTENING, number == errno.EAGAIN, False, self._innocent, tuple(self._asked))
+        denied = number in _DENIED
+        return Answer(
+            None if denied else type,
+            number in _LISTENING,
+            number == errno.EAGAIN,
+            denied,
+            self._innocent,
+            asked=tuple(self._asked),
+        )
 
 
-_missing = itertools.count()
+def _births_are_over(fd: int, path: bytes, dir_fd: int | None) -> bool:
+    """Wait until no bind is half done in the directory in which ``fd`` was found; False if that cannot be done."""
+    directory, name = os.path.split(path)
+    try:
+        parent = os.open(directory or b".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=dir_fd)
+        try:
+            if not os.path.samestat(os.stat(name, dir_fd=parent, follow_symlinks=False), os.fstat(fd)):
+                return False
+            # A name that nobody has looked up before: the kernel remembers misses, and answers those without the lock.
+            with suppress(FileNotFoundError):
+                os.stat(b".udslab-" + os.urandom(8).hex().encode(), dir_fd=parent)
+            return True
+        finally:
+            os.close(parent)
+    except OSError:
+        return False
 
 
-def _await_births(fd: int) -> None:
-    """Wait until no bind is half done in the directory of the inode that ``fd`` pins."""
-    directory = os.readlink(b"/proc/self/fd/%d" % fd).rpartition(b"/")[0]
-    # A name that was never looked up before, for the kernel remembers misses and answers those without the lock.
-    os.access(b"%s/.udslab-%d-%d" % (directory, os.getpid(), next(_missing)), os.F_OK)
-
-
-def ask(fd: int, innocent: bool = True) -> Answer:
-    """Ask about the socket file that the O_PATH descriptor ``fd`` pins.
+def ask(fd: int, path: bytes, innocent: bool = True, *, dir_fd: int | None = None) -> Answer:
+    """Ask about the socket file that the O_PATH descriptor ``fd`` pins, which was found at ``path``.
 
     With ``innocent=False``, by an ordinary connect, which a listening server does notice: for where the pair probe
     does not :func:`calibrate <calibrated>`. Raises OSError when the kernel's answer is none of the above (no /proc).
     """
     with _Question(b"/proc/self/fd/%d" % fd, innocent) as question:
-        return question.ask(fd)
+        return question.ask(fd, path, dir_fd)
 
 
 def ask_name(name: bytes, innocent: bool = True) -> Answer:
@@ -180,7 +198,7 @@ def _expect(directory: str, name: str, type: SocketType, backlog: int | None, wa
             subject.close()
         fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
-            answer = ask(fd)
+            answer = ask(fd, os.fsencode(path))
         finally:
             os.close(fd)
             os.unlink(path)
@@ -198,11 +216,16 @@ _CALIBRATION = (
 )
 
 
+TRANSIENT = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}
+"""Errnos that say nothing about what was asked: descriptors or memory are short."""
+
+
 @functools.cache
 def calibrated() -> bool:
     """Whether the pair probe tells the truth here: asked once a process, of private sockets of known state.
 
-    False on gVisor (which says EISCONN for a stale file), without /proc, and where no directory can be written.
+    False on gVisor (which says EISCONN for a stale file), without /proc, and where no directory can be written. Raises
+    OSError, and asks again the next time, when descriptors or memory are short.
     """
     if not hasattr(os, "O_PATH"):
         return False
@@ -213,6 +236,7 @@ def calibrated() -> bool:
                 if len(os.fsencode(directory)) > 80:
                     continue
                 return all(_expect(directory, *case) for case in _CALIBRATION)
-        except OSError:
-            continue
+        except OSError as error:
+            if error.errno in TRANSIENT:
+                raise
     return False

@@ -11,15 +11,16 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from udslab.support import fcntl, need_flock
 
 __all__ = ["scratch_directory", "sweep"]
 
 _PREFIX = "udslab-"
-_MARK = "owner"
-"""The file that tells a scratch directory from a user's directory with such a name; it holds the owner's pid."""
+_MARK = ".udslab-scratch"
+_MARK_TEXT = b"A scratch directory of udslab, which is removed when its owner has gone: pid "
+"""What the file ``_MARK`` holds, with the pid behind it: tells a scratch directory from a user's own."""
 
 
 @contextmanager
@@ -34,54 +35,72 @@ def scratch_directory(parent: str | None = None) -> Iterator[str]:
     path, fd = _make(parent)
     owner = os.getpid()
     try:
-        with open(os.path.join(path, _MARK), "w") as mark:
-            mark.write(f"{owner}\n")
+        with open(os.path.join(path, _MARK), "wb") as mark:
+            mark.write(_MARK_TEXT + b"%d\n" % owner)
         inner = os.path.join(path, "d")
         os.mkdir(inner, 0o700)
         yield inner
     finally:
         if os.getpid() == owner:
-            shutil.rmtree(path, ignore_errors=True)
+            _remove(path)
         os.close(fd)
+
+
+def _remove(path: str) -> bool:
+    """Remove all, and the mark last, so that what cannot be removed now is swept later; whether it has gone."""
+    shutil.rmtree(os.path.join(path, "d"), ignore_errors=True)
+    with suppress(OSError):
+        if os.listdir(path) == [_MARK]:
+            os.unlink(os.path.join(path, _MARK))
+        os.rmdir(path)
+        return True
+    return False
+
+
+def _is_marked(path: str) -> bool:
+    with suppress(OSError):
+        fd = os.open(os.path.join(path, _MARK), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            return os.read(fd, len(_MARK_TEXT)) == _MARK_TEXT
+        finally:
+            os.close(fd)
+    return False
 
 
 def _make(parent: str) -> tuple[str, int]:
     while True:
         path = tempfile.mkdtemp(prefix=_PREFIX, dir=parent)
-        try:
-            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            continue  # swept before it was locked
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.samestat(os.stat(path), os.fstat(fd)):
-                return path, fd
-        except (BlockingIOError, FileNotFoundError):
-            pass  # a sweeper has it, and takes it for an orphan
-        os.close(fd)
+            return path, fd
+        except OSError as error:
+            os.close(fd)
+            os.rmdir(path)
+            if not isinstance(error, BlockingIOError):  # somebody looks at it just now
+                raise
 
 
 def sweep(parent: str) -> list[str]:
-    """Remove this user's scratch directories whose owners have died; their paths."""
+    """Remove this user's scratch directories whose owners have died; their paths. Nothing else is touched."""
     swept = []
-    with os.scandir(parent) as entries:
-        candidates = [entry.path for entry in entries if entry.name.startswith(_PREFIX)]
+    try:
+        with os.scandir(parent) as entries:
+            candidates = [entry.path for entry in entries if entry.name.startswith(_PREFIX)]
+    except PermissionError:
+        return []
     for path in candidates:
         try:
             fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError:
             continue
         try:
-            if os.fstat(fd).st_uid != os.geteuid():
-                continue
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.isfile(os.path.join(path, _MARK)):
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                os.rmdir(path)  # its owner died at once; fails if there is anything in it
-            swept.append(path)
+            if os.fstat(fd).st_uid == os.geteuid() and _is_marked(path):
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if _remove(path):
+                    swept.append(path)
         except OSError:
-            continue  # its owner lives, or it is no scratch directory
+            continue  # its owner lives
         finally:
             os.close(fd)
     return swept

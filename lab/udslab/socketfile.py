@@ -9,18 +9,16 @@ binds in between loses nothing.
 from __future__ import annotations
 
 import errno
-import functools
 import os
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import ExitStack, contextmanager, suppress
 
-from udslab import diag
+from udslab import diag, libc
 from udslab.address import Address, printable
 from udslab.deadline import Deadline
-from udslab.errors import LockTimeout, PathLost, Stage, failure
+from udslab.errors import LockTimeout, PathLost, Stage, UdsError, failure
 from udslab.support import fcntl, need_flock, need_o_path
 
 __all__ = [
@@ -95,7 +93,7 @@ def _flock(fd: int, deadline: Deadline, address: Address) -> bool:
             # flock(2) has no time limit, and interrupting it takes a signal, which a library may not use.
             left = deadline.left()
             if left == 0:
-                directory = printable(os.readlink(b"/proc/self/fd/%d" % fd))
+                directory = printable(split(address)[0])
                 raise LockTimeout(
                     Stage.BIND,
                     errno.ETIMEDOUT,
@@ -105,10 +103,8 @@ def _flock(fd: int, deadline: Deadline, address: Address) -> bool:
                 ) from None
             time.sleep(pause if left is None else min(pause, left))
             pause = min(pause * 2, 0.02)
-        except OSError as error:
-            if error.errno in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EBADF):
-                return False
-            raise
+        except OSError:
+            return False  # not on this file system, or not allowed
 
 
 def _lock_holder(fd: int) -> str:
@@ -125,47 +121,26 @@ def _lock_holder(fd: int) -> str:
     return "another process"
 
 
-@functools.cache
-def _renameat2() -> Any:
-    try:
-        import ctypes
-
-        return ctypes.CDLL(None, use_errno=True).renameat2
-    except (ImportError, OSError, AttributeError):
-        return None
-
-
-_RENAME_NOREPLACE = 1
-
-
 def rename_noreplace(dir_fd: int, old: bytes, new: bytes) -> None:
     """Rename within a directory, or raise FileExistsError if ``new`` is there.
 
     By renameat2(2), because link(2) refuses a socket of another user's (fs.protected_hardlinks); by link and unlink
-    where the C library or the file system has not got it.
+    where the C library, the file system or a seccomp filter refuses that.
     """
-    call = _renameat2()
-    if call is not None:
-        import ctypes
-
-        if call(dir_fd, old, dir_fd, new, _RENAME_NOREPLACE) == 0:
-            return
-        number = ctypes.get_errno()
-        if number not in (errno.EINVAL, errno.ENOSYS):
-            raise OSError(number, os.strerror(number), os.fsdecode(new))
-    os.link(old, new, src_dir_fd=dir_fd, dst_dir_fd=dir_fd, follow_symlinks=False)
-    os.unlink(old, dir_fd=dir_fd)
+    if not libc.rename_noreplace(dir_fd, old, new):
+        os.link(old, new, src_dir_fd=dir_fd, dst_dir_fd=dir_fd, follow_symlinks=False)
+        os.unlink(old, dir_fd=dir_fd)
 
 
-def remove_pinned(dir_fd: int, name: bytes, fd: int) -> bool:
-    """Remove ``name`` if it is the inode that the descriptor ``fd`` pins; whether it was.
+def remove_pinned(dir_fd: int, name: bytes, pinned: os.stat_result) -> bool:
+    """Remove ``name`` if it is the file that ``pinned`` tells of; whether it was.
 
+    That file must be held (by a descriptor, or by a socket that is bound to it), so that no other has its number.
     Anything else keeps its place. What comes there just now, between looking and moving, is away from its name for
-    the time of three system calls; if a third party takes the place in that time, there is no place to put it back:
-    raises :class:`~udslab.errors.PathLost` then, with the name under which the second one's file is kept. Raises
-    OSError if the directory may not be written.
+    the time of three system calls; if it cannot be put back, because a third party has taken the place in that time:
+    raises :class:`~udslab.errors.PathLost`, with the name under which it is kept. Raises OSError if the directory may
+    not be written.
     """
-    pinned = os.fstat(fd)
     aside = private_name()
     try:
         if not os.path.samestat(os.stat(name, dir_fd=dir_fd, follow_symlinks=False), pinned):
@@ -178,13 +153,13 @@ def remove_pinned(dir_fd: int, name: bytes, fd: int) -> bool:
         return True
     try:
         rename_noreplace(dir_fd, aside, name)
-    except FileExistsError as error:
+    except OSError as error:
         raise PathLost(
             Stage.BIND,
-            errno.EEXIST,
+            error.errno or errno.EEXIST,
             printable(name),
-            f"the first one's file is kept in the same directory as {printable(aside)}",
-            "two other processes put something there at the same moment",
+            f"what another process has just put there is kept in the same directory as {printable(aside)}",
+            f"it was moved aside and cannot be put back ({error.strerror})",
         ) from error
     return False
 
@@ -200,6 +175,7 @@ class SocketFile:
 
         Raises :class:`~udslab.errors.PathLost` if that is not the file that the kernel has bound ``sock`` to.
         """
+        self._dir_fd = -1
         entry = diag.describe(sock)
         if entry is not None and entry.file is not None and entry.file[1] != info.st_ino & 0xFFFFFFFF:
             raise PathLost(
@@ -211,7 +187,7 @@ class SocketFile:
             )
         self.address = address
         self._name = name
-        self._file = (info.st_dev, info.st_ino)
+        self._info = info
         self._pid = os.getpid()
         self._dir_fd = os.dup(dir_fd)
 
@@ -219,10 +195,9 @@ class SocketFile:
     def present(self) -> bool:
         """Whether the path still names this file."""
         try:
-            info = os.stat(self._name, dir_fd=self._dir_fd, follow_symlinks=False)
+            return os.path.samestat(os.stat(self._name, dir_fd=self._dir_fd, follow_symlinks=False), self._info)
         except OSError:
             return False
-        return (info.st_dev, info.st_ino) == self._file
 
     def remove(self, lock_timeout: float = 1.0) -> bool:
         """Remove the file if the path still names it, in the process that bound it; whether it did.
@@ -234,26 +209,14 @@ class SocketFile:
         if os.getpid() != self._pid or not self.present:
             return False
         try:
-            try:
-                with lock(self._dir_fd, Deadline(lock_timeout), self.address):
-                    return self._remove()
-            except LockTimeout:
-                return self._remove()
+            with ExitStack() as locked:
+                with suppress(OSError):  # kept for ever by somebody, or no descriptor is left
+                    locked.enter_context(lock(self._dir_fd, Deadline(lock_timeout), self.address))
+                return remove_pinned(self._dir_fd, self._name, self._info)
         except OSError as error:
             raise failure(
                 Stage.CLOSE, error, self.address, "the socket file could not be removed and stays behind"
             ) from error
-
-    def _remove(self) -> bool:
-        try:
-            fd = os.open(self._name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._dir_fd)
-        except FileNotFoundError:
-            return False
-        try:
-            info = os.fstat(fd)
-            return (info.st_dev, info.st_ino) == self._file and remove_pinned(self._dir_fd, self._name, fd)
-        finally:
-            os.close(fd)
 
     def close(self) -> None:
         """Let go of the directory. The file is left as it is."""
@@ -262,8 +225,7 @@ class SocketFile:
             os.close(fd)
 
     def __del__(self) -> None:
-        if hasattr(self, "_dir_fd"):
-            self.close()
+        self.close()
 
 
 class BoundSocket(socket.socket):
@@ -271,6 +233,8 @@ class BoundSocket(socket.socket):
     is closed, if it is still there and still its own."""
 
     file: SocketFile | None = None
+    lock_timeout = 1.0
+    """How many seconds closing waits for the directory's lock before it goes on without."""
 
     @classmethod
     def adopt(cls, sock: socket.socket, file: SocketFile | None = None) -> BoundSocket:
@@ -287,15 +251,20 @@ class BoundSocket(socket.socket):
     def close(self) -> None:
         """Remove the file, then close. Raises :class:`~udslab.errors.UdsError` of stage ``close`` after closing, if the
         file could not be removed."""
-        file, self.file = self.file, None
         try:
-            if file is not None:
-                try:
-                    file.remove()
-                finally:
-                    file.close()
-        finally:
-            super().close()
+            if self.file is not None:
+                self.file.remove(self.lock_timeout)
+        except UdsError:
+            self._let_go()
+            raise
+        self._let_go()
+
+    def _let_go(self) -> None:
+        # Last, so that a close that was interrupted can be made again.
+        file, self.file = self.file, None
+        if file is not None:
+            file.close()
+        super().close()
 
     def detach(self) -> int:
         """Give the descriptor away; the file is its new owner's."""

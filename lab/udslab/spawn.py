@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import os
 import select
@@ -12,6 +11,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 
+from udslab import libc
 from udslab.address import AddressLike
 from udslab.deadline import Deadline
 from udslab.errors import Stage, TimedOut, UdsError
@@ -19,19 +19,17 @@ from udslab.state import Status, status
 
 __all__ = ["Process", "end_with_parent", "wait_until"]
 
-_PR_SET_PDEATHSIG = 1
 _LAST_PAUSE = 0.02
 
 
 def end_with_parent() -> Callable[[], None]:
     """A function for a child to call between fork and exec (or at once, if it only forks): from then on it gets SIGKILL
     when the thread that forked it ends (PR_SET_PDEATHSIG, prctl(2); an exec of a set-user-id program clears it)."""
-    libc = ctypes.CDLL(None)  # loaded before the fork, after which little is safe
     parent = os.getpid()
 
     def in_child() -> None:
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:
+        libc.get_killed_with_parent()
+        if os.getppid() not in (parent, 0):  # 0: in a pid namespace of its own
             os._exit(1)  # it has died before the line above
 
     return in_child
@@ -41,7 +39,8 @@ class Process:
     """A child process. As a context manager it ends with the block, by SIGTERM and then SIGKILL.
 
     It ends with us, too: it gets SIGKILL when the *thread* that started it ends (PR_SET_PDEATHSIG, prctl(2)). It has a
-    session of its own, and every signal at its default: a harness in the background hands down an ignored SIGINT.
+    session of its own, and every signal at its default and let through: a harness in the background hands down an
+    ignored SIGINT.
     ``stdout`` and ``stderr`` go to one file, which :meth:`output` reads, unless given.
     """
 
@@ -59,8 +58,10 @@ class Process:
         end_with_us = end_with_parent()
 
         def in_child() -> None:
-            for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM):
-                signal.signal(number, signal.SIG_DFL)
+            for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+                with contextlib.suppress(OSError):  # those that the C library keeps for itself
+                    signal.signal(number, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_SETMASK, [])
             end_with_us()
 
         try:
@@ -101,15 +102,17 @@ class Process:
         self._popen.send_signal(number)
 
     def end(self, grace: float = 5.0) -> int:
-        """SIGTERM, and SIGKILL if it still runs after ``grace`` seconds; its exit status."""
+        """SIGTERM; SIGKILL if it still runs after ``grace`` seconds, and to what it leaves of its process group; its
+        exit status."""
         self.send_signal(signal.SIGTERM)
-        if not self._exits_within(grace):
-            self.send_signal(signal.SIGKILL)
-        return self._popen.wait()
+        self._exits_within(grace)
+        return self.kill()
 
     def kill(self) -> int:
-        """SIGKILL; its exit status (-9)."""
-        self.send_signal(signal.SIGKILL)
+        """SIGKILL to its process group; its exit status (-9, if it had not ended before)."""
+        if self._popen.returncode is None:  # not fetched yet, so that the number is still its own
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)
         return self._popen.wait()
 
     def output(self) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import functools
 import os
 import stat
 from collections.abc import Iterator
@@ -11,14 +10,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from udslab import diag, mounts, probe
+from udslab import diag, libc, mounts, probe
 from udslab.address import Address, AddressKind, AddressLike, printable
 from udslab.errors import AddressError, Stage, failure
 from udslab.socktype import SocketType
 from udslab.support import need_o_path
 from udslab.word import Word
 
-__all__ = ["FileKind", "State", "Status", "examine", "pin", "status"]
+__all__ = ["OVERLAY_NOTE", "FileKind", "State", "Status", "examine", "pin", "status"]
+
+
+OVERLAY_NOTE = "it is in a layer of a mounted overlay, where another inode may live in its place"
 
 
 class State(Word):
@@ -53,11 +55,12 @@ class FileKind(Word):
     LINK = "symbolic link"
     CHARACTER = "character device"
     BLOCK = "block device"
+    OTHER = "file without a kind"
 
     @classmethod
     def of(cls, mode: int) -> FileKind:
         """The kind that ``st_mode`` tells."""
-        return _KINDS[stat.S_IFMT(mode)]
+        return _KINDS.get(stat.S_IFMT(mode), FileKind.OTHER)
 
 
 _KINDS = {
@@ -209,21 +212,18 @@ def status(address: AddressLike, *, owners: bool = False) -> Status:
         return _abstract(address, owners)
     if address.kind is AddressKind.UNNAMED:
         raise AddressError(Stage.ADDRESS, errno.EINVAL, None, "give a path or an @name", "nothing has no status")
-    link = False
     try:
         try:
             fd = os.open(address.name, _PIN)
-            try:
-                info = os.fstat(fd)
-                link = stat.S_ISLNK(info.st_mode)
-                if not link:
-                    return examine(fd, address, owners=owners, info=info)
-            finally:
-                os.close(fd)
-            with pin(address.name, follow=True) as fd:
-                return examine(fd, address, owners=owners, link=True)
         except OSError as error:
-            return _not_there(address, error, link)
+            return _not_there(address, error)
+        try:
+            info = os.fstat(fd)
+            if stat.S_ISLNK(info.st_mode):
+                return _through_link(fd, info, address, owners)
+            return examine(fd, address, owners=owners, info=info)
+        finally:
+            os.close(fd)
     except OSError as error:
         raise failure(Stage.STATUS, error, address) from error
 
@@ -241,19 +241,10 @@ def pin(name: bytes, *, dir_fd: int | None = None, follow: bool = False) -> Iter
         os.close(fd)
 
 
-def _not_there(address: Address, error: OSError, link: bool) -> Status:
+def _not_there(address: Address, error: OSError) -> Status:
+    """The status of a path that could not be opened; raises the error if it says nothing about the path."""
     number = error.errno or 0
     said = f"open: {errno.errorcode.get(number, number)}"
-    if link and number in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
-        target = printable(os.readlink(address.name))
-        return Status(
-            address,
-            State.DANGLING_LINK,
-            True,
-            (f"a symbolic link to {target}", said),
-            info=os.lstat(address.name),
-            link=True,
-        )
     if number == errno.ENOENT:
         parent = os.path.dirname(address.name) or b"."
         try:
@@ -262,15 +253,42 @@ def _not_there(address: Address, error: OSError, link: bool) -> Status:
             return Status(address, State.UNREACHABLE, True, (said, f"there is no directory {printable(parent)}"))
         return Status(address, State.ABSENT, True, (said,))
     if number in (errno.EACCES, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG):
-        return Status(address, State.UNREACHABLE, True, (f"{said} ({os.strerror(number)})",), link=link)
+        return Status(address, State.UNREACHABLE, True, (f"{said} ({os.strerror(number)})",))
     raise error
 
 
+def _through_link(fd: int, info: os.stat_result, address: Address, owners: bool) -> Status:
+    """The status of what the symbolic link that ``fd`` pins leads to."""
+    target = os.readlink(b"", dir_fd=fd)
+    try:
+        end = os.open(os.path.join(os.path.dirname(address.name), target), _PIN & ~os.O_NOFOLLOW)
+    except OSError as error:
+        number = error.errno or 0
+        notes = (f"a symbolic link to {printable(target)}", f"open: {errno.errorcode.get(number, number)}")
+        if number in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            return Status(address, State.DANGLING_LINK, True, notes, info=info, link=True)
+        if number in (errno.EACCES, errno.ENAMETOOLONG):
+            return Status(address, State.UNREACHABLE, True, notes, info=info, link=True)
+        raise
+    try:
+        where = os.readlink(b"/proc/self/fd/%d" % end)
+        return examine(end, address, owners=owners, link=True, at=(None, where))
+    finally:
+        os.close(end)
+
+
 def examine(
-    fd: int, address: Address, *, owners: bool = False, link: bool = False, info: os.stat_result | None = None
+    fd: int,
+    address: Address,
+    *,
+    at: tuple[int | None, bytes] | None = None,
+    owners: bool = False,
+    link: bool = False,
+    info: os.stat_result | None = None,
 ) -> Status:
     """The status of the file that the O_PATH descriptor ``fd`` pins; ``address`` is only how it is called.
 
+    ``at``: the directory (a descriptor) and the path in it at which it was found, if that is not the address itself.
     ``info``: its ``fstat``, if it is known already.
     """
     if info is None:
@@ -278,14 +296,14 @@ def examine(
     if not stat.S_ISSOCK(info.st_mode):
         kind = FileKind.of(info.st_mode)
         return Status(address, State.NOT_A_SOCKET, True, (f"lstat: a {kind}",), None, info, link)
-    state, certain, answer, notes = _ask(fd)
+    state, certain, answer, notes = _ask(fd, at or (None, address.name))
     pids = backlog = None
     if owners:
         pids, backlog, found = _owners(diag.sockets_bound_to(fd))
         notes.append(found)
         if state is State.STALE and mounts.is_overlay_layer(fd):
             certain = False
-            notes.append("it is in a layer of a mounted overlay, where another inode may live in its place")
+            notes.append(OVERLAY_NOTE)
     return Status(address, state, certain, tuple(notes), answer, info, link, pids, backlog)
 
 
@@ -303,13 +321,13 @@ def _owners(entries: list[diag.Entry]) -> tuple[tuple[int, ...], tuple[int, int]
     )
 
 
-def _ask(fd: int) -> tuple[State, bool, probe.Answer | None, list[str]]:
+def _ask(fd: int, at: tuple[int | None, bytes]) -> tuple[State, bool, probe.Answer | None, list[str]]:
     innocent = probe.calibrated()
     notes = [] if innocent else ["the pair probe does not tell the truth here"]
     try:
-        answer = probe.ask(fd, innocent)
+        answer = probe.ask(fd, at[1], innocent, dir_fd=at[0])
     except OSError as error:
-        if error.errno in (errno.EMFILE, errno.ENFILE):
+        if error.errno in probe.TRANSIENT:
             raise
         return State.UNKNOWN, False, None, [*notes, f"connect: {error.strerror}"]
     if answer.denied:
@@ -324,6 +342,9 @@ def _ask(fd: int) -> tuple[State, bool, probe.Answer | None, list[str]]:
     if innocent and not _is_local(fd):
         certain = False
         notes.append("it is on a file system that another kernel may share, and could be bound there")
+    if state is State.STALE and not answer.settled:
+        certain = False
+        notes.append("whether it is just being bound cannot be told, for its directory cannot be looked at")
     return state, certain, answer, notes
 
 
@@ -351,25 +372,9 @@ _LOCAL = {
 }
 
 
-@functools.cache
-def _fstatfs() -> Any:
-    """libc's fstatfs and a buffer type for it; None where Python has no ctypes. Python's statvfs has no f_type."""
-    try:
-        import ctypes
-
-        return ctypes.CDLL(None, use_errno=True).fstatfs, ctypes.c_uint32 * 64
-    except (ImportError, OSError, AttributeError):
-        return None
-
-
 def _is_local(fd: int) -> bool:
     """Whether the file that ``fd`` pins lies on a file system that only this kernel can bind sockets on."""
-    call = _fstatfs()
-    if call is None:
-        return False
-    function, buffer_type = call
-    buffer = buffer_type()
-    return function(fd, buffer) == 0 and buffer[0] in _LOCAL
+    return libc.file_system_type(fd) in _LOCAL
 
 
 def _abstract(address: Address, owners: bool) -> Status:
@@ -385,7 +390,7 @@ def _abstract(address: Address, owners: bool) -> Status:
     if answer.listening:
         state, certain = State.LISTENING, innocent
     elif entries:
-        state, certain = State.BOUND, True
+        state, certain = State.BOUND, any(entry.name == name for entry in entries)
         answer = answer._replace(type=entries[0].type)
     else:
         state, certain = State.ABSENT, False
@@ -393,5 +398,5 @@ def _abstract(address: Address, owners: bool) -> Status:
 
 
 def _named(entry: diag.Entry, name: bytes) -> bool:
-    # sock_diag gives the bytes as they are, /proc/net/unix gives "@" for NUL.
+    # sock_diag gives the bytes as they are, /proc/net/unix gives "@" for NUL: there it could be a file of that name.
     return entry.name is not None and entry.name in (name, name.replace(b"\0", b"@"))

@@ -11,6 +11,7 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from udslab.address import AddressLike
 from udslab.state import State, Status, status
@@ -50,7 +51,7 @@ def assert_untouched(path: str | bytes | os.PathLike[str]) -> Iterator[None]:
             for key in before.keys() | after.keys()
             if before.get(key) != after.get(key)
         )
-        raise AssertionError(f"{_describe(status(path, owners=True))}; it was touched: {changed}")
+        raise AssertionError(f"{_describe(_status_of(path))}; it was touched: {changed}")
 
 
 def _fingerprint(path: str | bytes | os.PathLike[str]) -> dict[str, object]:
@@ -71,8 +72,13 @@ def _fingerprint(path: str | bytes | os.PathLike[str]) -> dict[str, object]:
     elif stat.S_ISLNK(info.st_mode):
         facts["target"] = os.readlink(os.fsencode(path))
     elif stat.S_ISSOCK(info.st_mode):
-        facts["state"] = status(path).state.value
+        facts["state"] = _status_of(path).state.value
     return facts
+
+
+def _status_of(path: str | bytes | os.PathLike[str]) -> Status:
+    # As a path whatever it looks like: "@x" is a file here.
+    return status(Path(os.fsdecode(path)), owners=True)
 
 
 def _check(address: AddressLike, wanted: str, right: Callable[[Status], bool]) -> Status:

@@ -115,6 +115,13 @@ def test_a_url_with_a_host_is_refused_with_the_way_to_write_it(url):
     assert f"unix:///{url[7:]}" in caught.value.hint
 
 
+@pytest.mark.parametrize("text", ["/run/\ud800", "unix:/run/\udfff", "@\ud800\n"])
+def test_text_that_no_name_can_hold_is_refused_on_one_line(text):
+    with pytest.raises(AddressError, match="no file name can hold") as caught:
+        Address.parse(text)
+    assert str(caught.value).isprintable()
+
+
 @pytest.mark.parametrize("other", [None, 3, ["/a"], bytearray(b"/a")])
 def test_what_is_no_address_is_a_type_error(other):
     with pytest.raises(TypeError, match=type(other).__name__):

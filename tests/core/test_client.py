@@ -224,6 +224,36 @@ def test_the_limit_is_not_for_whoever_types(path, sockets, typed, printed):
     conversation.join()
 
 
+def test_the_limit_ends_when_the_server_has_taken_what_it_kept_waiting(ends, typed, printed):
+    connection, server = ends()
+    source, keyboard = typed
+    _, sink = printed
+    size = 1_000_000  # more than all buffers hold
+
+    def type_it():
+        left = memoryview(bytes(size))
+        while left:
+            left = left[keyboard.write(left) :]
+
+    conversation = threading.Thread(
+        target=converse, args=(connection, source.fileno(), sink.fileno()), kwargs={"timeout": 0.3}
+    )
+    conversation.start()
+    with running(type_it) as typing:
+        typing.join(0.05)
+        assert typing.is_alive()  # the server does not read yet
+        received = 0
+        while received < size:
+            received += len(server.recv(1 << 20))
+    before = time.process_time()
+    conversation.join(0.8)
+    assert conversation.is_alive()
+    assert time.process_time() - before < 0.25  # nor does it spin
+    keyboard.close()
+    server.close()
+    conversation.join()
+
+
 def test_a_source_that_is_closed_is_at_its_end(path, printed, sockets):
     sockets.enter_context(serve(path))
     with connect(path) as connection:
@@ -297,16 +327,18 @@ def test_a_server_that_closes_before_the_input_has_ended_is_noticed_at_once(ends
     assert "6 bytes were sent, 4 bytes of answers came" in str(caught.value)
 
 
-def test_a_server_that_closes_with_input_on_its_way_has_its_answers_printed_before_the_error(ends, typed, printed):
+def test_a_server_that_closes_with_input_on_its_way_has_all_its_answers_printed_before_the_error(ends, typed):
     connection, server = ends()
-    output, sink = printed
-    server.sendall(b"go away\n")
-    server.close()
     source, keyboard = typed
+    answers = os.urandom(100_000)  # more than is received at a time
+    server.sendall(answers)
+    server.close()
     keyboard.write(b"hello\n")
-    with pytest.raises(PeerGone):
-        converse(connection, source.fileno(), sink.fileno())
-    assert output.read(100) == b"go away\n"
+    with tempfile.TemporaryFile() as sink:
+        with pytest.raises(PeerGone):
+            converse(connection, source.fileno(), sink.fileno())
+        sink.seek(0)
+        assert sink.read() == answers
 
 
 def test_packets_that_came_before_a_reset_are_printed(ends, printed, typed):

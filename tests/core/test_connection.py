@@ -35,6 +35,7 @@ from udslab import (
     Stage,
     TimedOut,
     UdsError,
+    Unsupported,
     WrongType,
     connect,
     listen,
@@ -357,7 +358,7 @@ def test_with_room_a_limit_of_nothing_suffices(path, make_socket):
     connect(path, timeout=0).close()
 
 
-@pytest.mark.parametrize("limit", [None, 30.0])
+@pytest.mark.parametrize("limit", [None, 30.0, float("inf")])
 def test_a_full_backlog_is_waited_for(path, full, sockets, limit):
     connected = []
     waiting = threading.Thread(target=lambda: connected.append(connect(path, timeout=limit)))
@@ -388,6 +389,17 @@ def test_the_limit_is_for_connecting_alone(path, make_socket, sockets):
     while received < size:
         received += len(accepted.recv(1 << 16))
     sending.join()
+
+
+def test_the_default_timeout_of_the_socket_module_does_not_matter(path, full, sockets):
+    socket.setdefaulttimeout(10.0)
+    try:
+        with pytest.raises(TimedOut):  # by settimeout() it would be EAGAIN, and at once
+            connect(path, timeout=0.1)
+        sockets.enter_context(full.accept()[0])
+        assert sockets.enter_context(connect(path)).gettimeout() is None
+    finally:
+        socket.setdefaulttimeout(None)
 
 
 class Signals:
@@ -820,6 +832,12 @@ def test_a_client_sees_who_listened(path, make_socket):
     make_socket(path, backlog=1)
     with connect(path) as client:
         assert client.credentials == Credentials(os.getpid(), os.geteuid(), os.getegid())
+
+
+def test_a_socket_that_was_never_connected_has_no_credentials(make_socket, path):
+    make_socket(path, DGRAM)
+    with connect(path, type="dgram") as client, pytest.raises(Unsupported, match="no peer"):
+        client.credentials  # noqa: B018 - a property
 
 
 def test_credentials_of_another_user(public, path, sockets, as_nobody):

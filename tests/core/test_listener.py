@@ -25,6 +25,7 @@ from udslab import (
     bind,
     connect,
     inherited,
+    libc,
     listen,
     socketfile,
     status,
@@ -288,7 +289,7 @@ def test_what_has_come_instead_of_the_pinned_file_is_kept(path, make_socket):
         fd = os.open(path, os.O_PATH)
         path.unlink()
         make_socket(path, backlog=1)
-        assert remove_pinned(dir_fd, b"s", fd) is False
+        assert remove_pinned(dir_fd, b"s", os.fstat(fd)) is False
         os.close(fd)
     assert_serving(path)
 
@@ -305,7 +306,7 @@ def test_what_comes_at_the_last_moment_is_put_back(path, make_socket, monkeypatc
     with open_directory(os.fsencode(path.parent)) as dir_fd:
         fd = os.open(path, os.O_PATH)
         monkeypatch.setattr(os, "rename", bind_first)
-        assert remove_pinned(dir_fd, b"s", fd) is False
+        assert remove_pinned(dir_fd, b"s", os.fstat(fd)) is False
         os.close(fd)
     assert_serving(path)
     assert os.listdir(path.parent) == ["s"]
@@ -325,7 +326,7 @@ def test_what_cannot_be_put_back_is_kept_and_named(path, make_socket, monkeypatc
         fd = os.open(path, os.O_PATH)
         monkeypatch.setattr(os, "rename", two_come)
         with pytest.raises(PathLost) as error:
-            remove_pinned(dir_fd, b"s", fd)
+            remove_pinned(dir_fd, b"s", os.fstat(fd))
         os.close(fd)
     assert_serving(path)
     (aside,) = (name for name in os.listdir(path.parent) if name != "s")
@@ -336,7 +337,7 @@ def test_what_cannot_be_put_back_is_kept_and_named(path, make_socket, monkeypatc
 @pytest.mark.parametrize("native", [True, False], ids=["renameat2", "link"])
 def test_rename_noreplace_replaces_nothing(directory, make_socket, monkeypatch, native):
     if not native:
-        monkeypatch.setattr(socketfile, "_renameat2", lambda: None)
+        monkeypatch.setattr(libc, "rename_noreplace", lambda *_: False)
     make_socket(directory / "a").close()
     make_socket(directory / "b").close()
     with open_directory(os.fsencode(directory)) as dir_fd:

@@ -61,16 +61,38 @@ def test_directories_of_others_with_such_names_are_kept(tmp_path):
     theirs = tmp_path / "udslab-notes"
     (theirs / "d").mkdir(parents=True)
     (theirs / "d" / "work").write_text("x")
+    (theirs / ".udslab-scratch").write_text("my own thoughts about scratch directories")
     (tmp_path / "udslab-link").symlink_to(theirs)
     (tmp_path / "udslab-file").write_text("x")
-    assert sweep(str(tmp_path)) == []
+    (tmp_path / "udslab-new_dirs").mkdir(mode=0o700)
+    with scratch_directory(str(tmp_path)) as path:
+        (tmp_path / "udslab-linked").mkdir()
+        (tmp_path / "udslab-linked" / ".udslab-scratch").symlink_to(Path(path).parent / ".udslab-scratch")
+        (tmp_path / "udslab-linked" / "d").mkdir()
+        assert sweep(str(tmp_path)) == []
     assert (theirs / "d" / "work").read_text() == "x"
-    assert len(list(tmp_path.iterdir())) == 3
+    assert len(list(tmp_path.iterdir())) == 5
 
 
-def test_an_empty_one_whose_owner_died_at_once_is_swept(tmp_path):
-    (tmp_path / "udslab-dead").mkdir(mode=0o700)
-    assert sweep(str(tmp_path)) == [str(tmp_path / "udslab-dead")]
+def test_what_a_user_adds_beside_it_is_kept(tmp_path):
+    with scratch_directory(str(tmp_path)) as path:
+        work = Path(path).parent / "work"
+        work.write_text("x")
+    assert work.read_text() == "x"
+
+
+def test_a_parent_that_may_not_be_read_is_not_swept(tmp_path, as_nobody):
+    tmp_path.chmod(0o755)
+    drop = tmp_path / "drop"
+    drop.mkdir()
+    drop.chmod(0o1333)
+    for parent in tmp_path.parents:
+        if parent.stat().st_uid == os.geteuid() and parent != Path("/"):
+            parent.chmod(parent.stat().st_mode | 0o011)
+    source = "import sys, udslab.scratch as s\nwith s.scratch_directory(sys.argv[1]) as d: print('made')"
+    done = as_nobody(source, drop, directory=tmp_path)
+    assert done.stdout == "made\n", done.stderr
+    assert list(drop.iterdir()) == []
 
 
 def test_many_at_once_get_directories_of_their_own(tmp_path, environment):

@@ -486,7 +486,7 @@ def test_where_the_pair_probe_lies_a_plain_connect_is_asked_and_nothing_is_certa
 
 
 def test_calibration_notices_a_kernel_that_calls_a_stale_file_connected(monkeypatch):
-    monkeypatch.setattr(probe, "ask", lambda fd: probe.Answer(SocketType.STREAM, listening=True))
+    monkeypatch.setattr(probe, "ask", lambda fd, path: probe.Answer(SocketType.STREAM, listening=True))
     assert probe.calibrated.__wrapped__() is False
 
 

@@ -80,7 +80,7 @@ def _look(path: bytes, name: bytes, dir_fd: int, remove: bool) -> dict[str, Any]
     where = Address.pathname(path)
     try:
         with pin(name, dir_fd=dir_fd) as fd:
-            found = examine(fd, where)
+            found = examine(fd, where, at=(dir_fd, name))
             if found.state != "stale":
                 return None
             done, failed = "left: not certain", False
@@ -101,7 +101,11 @@ def _unreachable(path: bytes, error: OSError) -> dict[str, Any]:
 def _remove(where: Address, name: bytes, dir_fd: int, fd: int) -> tuple[str, bool]:
     try:
         with lock(dir_fd, Deadline(_LOCK_TIMEOUT), where):
-            return ("removed", False) if remove_pinned(dir_fd, name, fd) else ("left: it has just been replaced", False)
+            return (
+                ("removed", False)
+                if remove_pinned(dir_fd, name, os.fstat(fd))
+                else ("left: it has just been replaced", False)
+            )
     except OSError as error:
         known = error if isinstance(error, UdsError) else failure(Stage.CLOSE, error)
         return f"left: {known.strerror}", True

@@ -1,0 +1,51 @@
+"""The three calls of the C library that Python has not got.
+
+Loaded at import, not at first use: by then the process may have changed its root or its user, and could not any more.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from contextlib import suppress
+from typing import Any
+
+_libc: Any = None
+with suppress(ImportError, OSError, TypeError):  # a Python without ctypes; not a Unix
+    import ctypes
+
+    _libc = ctypes.CDLL(None, use_errno=True)
+
+__all__ = ["file_system_type", "get_killed_with_parent", "rename_noreplace"]
+
+_RENAME_NOREPLACE = 1
+_PR_SET_PDEATHSIG = 1
+_SIGKILL = 9
+
+
+def file_system_type(fd: int) -> int | None:
+    """``f_type`` of statfs(2), which Python's statvfs has not; None if it cannot be told."""
+    if _libc is None:
+        return None
+    buffer = (ctypes.c_uint32 * 64)()
+    return int(buffer[0]) if _libc.fstatfs(fd, buffer) == 0 else None
+
+
+def rename_noreplace(dir_fd: int, old: bytes, new: bytes) -> bool:
+    """Rename within a directory by renameat2(2), replacing nothing; False where that cannot be done.
+
+    Raises FileExistsError if ``new`` is there.
+    """
+    if not hasattr(_libc, "renameat2"):
+        return False
+    if _libc.renameat2(dir_fd, old, dir_fd, new, _RENAME_NOREPLACE) == 0:
+        return True
+    if ctypes.get_errno() == errno.EEXIST:
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), os.fsdecode(new))
+    return False
+
+
+def get_killed_with_parent() -> None:
+    """From now on this process gets SIGKILL when the thread that made it ends (PR_SET_PDEATHSIG, prctl(2))."""
+    if _libc is not None:
+        _libc.prctl(_PR_SET_PDEATHSIG, _SIGKILL)

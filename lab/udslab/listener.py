@@ -161,12 +161,16 @@ def bind(
     mode: int | None = None,
     group: int | str | None = None,
     lock_timeout: float = 5.0,
+    pass_credentials: bool = False,
 ) -> BoundSocket:
     """Bind a socket, of datagrams unless told otherwise; everything as with :func:`listen`, but for the listening.
+
+    ``pass_credentials`` sets ``SO_PASSCRED`` before anybody can send (unix(7)): who sends a datagram is told with it.
 
     An over-long path is always refused: a peer that answers to the alias would resolve it among its own descriptors.
     """
     maker = _Maker(Address.parse(address), SocketType(type), mode, group, False, lambda sock: None)
+    maker.pass_credentials = pass_credentials
     return maker.make(OnExisting(on_existing), lock_timeout)
 
 
@@ -198,6 +202,7 @@ class _Maker:
         self.mode = 0o660 if mode is None and group is not None else mode
         self.alias = alias and address.is_pathname and not address.fits
         self.finish = finish
+        self.pass_credentials = False
 
     def make(self, policy: OnExisting, lock_timeout: float) -> BoundSocket:
         if not self.alias:
@@ -260,6 +265,8 @@ class _Maker:
                 # The file gets the socket's own mode & ~umask (unix_bind_bsd), so that it is never too open. The
                 # group is wrong until it is changed, so that it must wait.
                 os.fchmod(sock.fileno(), self.mode if self.gid is None else self.mode & 0o700)
+            if self.pass_credentials:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
             if self.alias:
                 self._bind_alias(sock, dir_fd, name)
             else:

@@ -587,6 +587,8 @@ def serve(
     """
     resolve(service)
     if SocketType(type) is SocketType.DGRAM:
-        return DatagramServer(bind(address, on_existing=on_existing, mode=mode, group=group), service, drain=drain)
+        return DatagramServer(
+            bind(address, on_existing=on_existing, mode=mode, group=group, pass_credentials=True), service, drain=drain
+        )
     listener = listen(address, type=type, on_existing=on_existing, backlog=backlog, mode=mode, group=group)
     return ConnectionServer(listener, service, drain=drain)

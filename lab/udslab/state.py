@@ -261,7 +261,8 @@ def _through_link(fd: int, info: os.stat_result, address: Address, owners: bool)
     """The status of what the symbolic link that ``fd`` pins leads to."""
     target = os.readlink(b"", dir_fd=fd)
     try:
-        end = os.open(os.path.join(os.path.dirname(address.name), target), _PIN & ~os.O_NOFOLLOW)
+        # By the kernel, not by the text of the link: those in /proc lead to where their text does not.
+        end = os.open(address.name, _PIN & ~os.O_NOFOLLOW)
     except OSError as error:
         number = error.errno or 0
         notes = (f"a symbolic link to {printable(target)}", f"open: {errno.errorcode.get(number, number)}")

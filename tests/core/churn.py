@@ -85,13 +85,13 @@ def look_at_states(directory: str, looks: int) -> dict[str, int]:
 
 def watch(directory: str) -> list[int]:
     """Processes that watch the directory, so that the kernel has much to do between making a file and attaching its
-    socket, and the moment of birth is long. Twenty users, because each may have 128 watches of this kind."""
+    socket, and the moment of birth is long. Several users, because each may have 128 watches of this kind."""
     pids = []
     if os.geteuid() != 0:
         return pids
     libc = ctypes.CDLL(None)
     read, write = os.pipe()
-    for uid in range(20001, 20021):
+    for uid in range(20001, 20007):
         end_with_us = end_with_parent()
         pid = os.fork()
         if pid == 0:

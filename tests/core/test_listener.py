@@ -689,3 +689,97 @@ def test_socket_types_have_the_usual_words():
 def test_access_denied_is_a_permission_error():
     assert issubclass(AccessDenied, PermissionError)
     assert status("/").state == "not-a-socket"
+
+
+# What went wrong once
+
+
+def test_a_stale_file_is_replaced_though_there_is_no_time_to_wait(stale):
+    with listen(stale, lock_timeout=0):
+        assert_serving(stale)
+
+
+def test_an_alias_is_known_by_the_address_that_was_asked_for(long_path):
+    with listen(long_path, long_path="alias") as listener, connect(listener.address):
+        assert str(listener.address) == str(long_path)
+
+
+@pytest.mark.parametrize("name", ["n" * 256, "name/"])
+def test_an_alias_that_cannot_be_put_into_place_leaves_nothing(directory, name):
+    with pytest.raises(UdsError):
+        listen(f"{directory}/{'./' * 60}{name}", long_path="alias")
+    assert os.listdir(directory) == []
+
+
+def test_an_abstract_name_has_no_mode(directory):
+    with pytest.raises(AddressError, match="no mode"):
+        listen(f"@{directory}", mode=0o600)
+
+
+def test_a_failure_after_bind_leaves_nothing_behind(path, monkeypatch):
+    def no_descriptor(*_):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr("udslab.listener.SocketFile", no_descriptor)
+    with pytest.raises(UdsError) as error:
+        listen(path)
+    assert error.value.errno == errno.EMFILE
+    assert os.listdir(path.parent) == []
+
+
+def test_a_listener_is_closed_without_a_spare_descriptor(path, monkeypatch):
+    listener = listen(path)
+
+    def no_descriptor(*_, **__):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(os, "open", no_descriptor)
+    listener.close()
+    monkeypatch.undo()
+    assert os.listdir(path.parent) == []
+
+
+def test_what_cannot_be_renamed_back_for_any_reason_is_named(path, make_socket, monkeypatch):
+    make_socket(path).close()
+    pinned = path.stat()
+    rename = os.rename
+
+    def bind_first(old, new, **directories):
+        path.unlink()
+        make_socket(path, backlog=1)
+        rename(old, new, **directories)
+
+    def refused(*_, **__):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    with open_directory(os.fsencode(path.parent)) as dir_fd:
+        hold = os.open(path, os.O_PATH)
+        monkeypatch.setattr(os, "rename", bind_first)
+        monkeypatch.setattr(libc, "rename_noreplace", lambda *_: False)
+        monkeypatch.setattr(os, "link", refused)
+        with pytest.raises(PathLost, match=r"is kept in the same directory as \.udslab-"):
+            remove_pinned(dir_fd, b"s", pinned)
+        os.close(hold)
+
+
+def test_one_bad_descriptor_does_not_close_the_others(path, make_socket, monkeypatch):
+    listener = make_socket(path, backlog=1)
+    good, bad = 200, 201
+    os.dup2(listener.fileno(), good)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), bad)
+    monkeypatch.setattr("udslab.listener._FIRST_INHERITED", good)
+    monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
+    monkeypatch.setenv("LISTEN_FDS", "2")
+    with pytest.raises(UdsError, match=f"descriptor {bad}"):
+        inherited()
+    listener.close()
+    assert_serving(path)
+    os.close(good)
+    os.close(bad)
+
+
+def test_a_datagram_that_comes_at_once_tells_who_sent_it(path):
+    with bind(path, pass_credentials=True) as sock, connect(path, type="dgram") as client:
+        client.send(b"x")
+        _, ancillary, _, _ = sock.recvmsg(10, socket.CMSG_SPACE(12))
+        assert int.from_bytes(ancillary[0][2][:4], sys.byteorder) == os.getpid()

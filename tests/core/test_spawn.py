@@ -142,3 +142,20 @@ def test_assertions_hold_while_it_serves(path):
     with Process(python(SERVER, path, 0)) as process:
         process.wait_serving(path)
         assert assert_serving(path).state == "listening"
+
+
+def test_what_it_has_started_ends_with_it(tmp_path):
+    with Process(["sh", "-c", "sleep 60 & echo $!; wait"], stdout=subprocess.PIPE) as process:
+        assert process._popen.stdout is not None
+        pidfd = os.pidfd_open(int(process._popen.stdout.readline()))
+    assert select.select([pidfd], [], [], 10)[0], "it lives on"
+    os.close(pidfd)
+
+
+def test_signals_are_let_through():
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    try:
+        with Process(["sleep", "60"]) as process:
+            assert process.end(grace=10) == -signal.SIGTERM
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])

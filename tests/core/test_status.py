@@ -521,3 +521,73 @@ def test_no_descriptor_left_is_an_error_and_no_state(path, make_socket):
             os.close(fd)
     assert error.value.errno == errno.EMFILE
     assert Path(str(error.value.filename)) == path or error.value.filename is None
+
+
+# What went wrong once
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        [errno.EACCES],
+        [errno.ECONNREFUSED, errno.EACCES],
+        [errno.ECONNREFUSED, errno.ECONNREFUSED, errno.EACCES],
+        [errno.EPROTOTYPE, errno.ECONNREFUSED, errno.EACCES],
+    ],
+)
+def test_a_socket_that_is_closed_to_us_between_two_questions_is_unknown(stale, monkeypatch, said):
+    answers = iter(said)
+    monkeypatch.setattr(probe._Question, "connect", lambda self, _: next(answers))
+    assert brief(status(stale)) == ("unknown", None, False)
+
+
+def test_a_stale_file_whose_directory_cannot_be_looked_at_is_not_certain(stale, monkeypatch):
+    monkeypatch.setattr(probe, "_births_are_over", lambda *_: False)
+    assert brief(status(stale)) == ("stale", None, False)
+
+
+def test_owners_are_told_though_somebody_holds_a_path_that_is_too_long_to_be_told(path, directory, make_socket):
+    make_socket(path, backlog=5)
+    fd = os.open(directory, os.O_RDONLY)
+    try:
+        for _ in range(20):
+            os.mkdir("x" * 250, dir_fd=fd)
+            deeper = os.open("x" * 250, os.O_RDONLY, dir_fd=fd)
+            os.close(fd)
+            fd = deeper
+        found = status(path, owners=True)
+    finally:
+        os.close(fd)
+    assert brief(found) == ("listening", "stream", True)
+    assert found.pids == (os.getpid(),)
+
+
+def test_short_of_descriptors_the_calibration_is_not_settled_for_ever(path, make_socket, monkeypatch):
+    make_socket(path, backlog=5)
+
+    def no_descriptor(**_: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    probe.calibrated.cache_clear()
+    with monkeypatch.context() as patched:
+        patched.setattr("tempfile.TemporaryDirectory", no_descriptor)
+        with pytest.raises(UdsError) as error:
+            status(path)
+    assert error.value.errno == errno.EMFILE
+    assert brief(status(path)) == ("listening", "stream", True)
+
+
+def test_a_layer_of_an_overlay_is_known_by_another_name(directory, unshare):
+    (directory / "a").mkdir()
+    (directory / "u").mkdir()
+    (directory / "link").symlink_to("u")
+    script = (
+        f"D={directory}; mkdir $D/l $D/w; mount -t overlay -o lowerdir=$D/l,upperdir=$D/link,workdir=$D/w none $D/a"
+    )
+    found = unshare("--mount", IN_MOUNT, script, directory / "a", directory / "u")
+    assert found[0] == ["stale", False, False]
+
+
+def test_a_file_without_a_kind_is_told():
+    with select.epoll() as epoll:
+        assert status(f"/proc/self/fd/{epoll.fileno()}").kind is FileKind.OTHER

@@ -129,7 +129,7 @@ def run(options: argparse.Namespace) -> int:
 def _own(options: argparse.Namespace) -> Listener | BoundSocket:
     common = {"on_existing": options.on_existing, "mode": options.mode, "group": options.group}
     if options.type == SocketType.DGRAM:
-        return bind(options.path, **common)
+        return bind(options.path, pass_credentials=True, **common)
     return listen(options.path, type=options.type, backlog=options.backlog, long_path=options.long_path, **common)
 
 

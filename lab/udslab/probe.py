@@ -34,7 +34,6 @@ import functools
 import os
 import socket
 import tempfile
-from contextlib import suppress
 from typing import NamedTuple
 
 from udslab.socktype import SocketType, open_pair, open_socket
@@ -110,12 +109,12 @@ class _Question:
         self._asked.append((type, number))
         return number
 
-    def ask(self, fd: int, path: bytes, dir_fd: int | None) -> Answer:
-        """Ask about the inode that ``fd`` pins; ``path``, seen from ``dir_fd``, is where it was found."""
+    def ask(self, pinned: os.stat_result, path: bytes, dir_fd: int | None) -> Answer:
+        """Ask about the target, which ``pinned`` tells of; ``path``, seen from ``dir_fd``, is where it was found."""
         first = self.connect(SocketType.STREAM)
         if first in _LISTENING or first in _DENIED:
             return self.answer(SocketType.STREAM, first)
-        settled = first != errno.ECONNREFUSED or _births_are_over(fd, path, dir_fd)
+        settled = first != errno.ECONNREFUSED or _births_are_over(pinned, path, dir_fd)
         packet = self.connect(SocketType.SEQPACKET)
         if packet in _LISTENING or packet in _DENIED:
             return self.answer(SocketType.SEQPACKET, packet)
@@ -129,32 +128,33 @@ class _Question:
             return self.answer(SocketType.SEQPACKET if packet == errno.ECONNREFUSED else SocketType.DGRAM)
         if packet == errno.EPROTOTYPE:
             return self.answer(SocketType.STREAM)
-        return self.answer(None)._replace(settled=settled)
+        return Answer(None, False, False, False, self._innocent, settled, tuple(self._asked))
 
     def answer(self, type: SocketType | None, number: int = errno.ECONNREFUSED) -> Answer:
         """The answer, from the type found and the errno that told it."""
         denied = number in _DENIED
-        return Answer(
-            None if denied else type,
-            number in _LISTENING,
-            number == errno.EAGAIN,
-            denied,
-            self._innocent,
-            asked=tuple(self._asked),
-        )
+        listening = number in _LISTENING
+        full = number == errno.EAGAIN
+        return Answer(None if denied else type, listening, full, denied, self._innocent, True, tuple(self._asked))
 
 
-def _births_are_over(fd: int, path: bytes, dir_fd: int | None) -> bool:
-    """Wait until no bind is half done in the directory in which ``fd`` was found; False if that cannot be done."""
-    directory, name = os.path.split(path)
+_EFFECTIVE = os.access in os.supports_effective_ids
+
+
+def _births_are_over(pinned: os.stat_result, path: bytes, dir_fd: int | None) -> bool:
+    """Wait until no bind is half done in the directory in which ``pinned`` was found; False if that cannot be done."""
+    directory, _, name = path.rpartition(b"/")
     try:
-        parent = os.open(directory or b".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=dir_fd)
+        parent = os.open(
+            directory or (b"/" if path[:1] == b"/" else b"."), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=dir_fd
+        )
         try:
-            if not os.path.samestat(os.stat(name, dir_fd=parent, follow_symlinks=False), os.fstat(fd)):
+            found = os.stat(name, dir_fd=parent, follow_symlinks=False)
+            if (found.st_ino, found.st_dev) != (pinned.st_ino, pinned.st_dev):
                 return False
             # A name that nobody has looked up before: the kernel remembers misses, and answers those without the lock.
-            with suppress(FileNotFoundError):
-                os.stat(b".udslab-" + os.urandom(8).hex().encode(), dir_fd=parent)
+            # By the effective user, who could look up the name above; there or not, the kernel has looked.
+            os.access(b".udslab-" + os.urandom(8).hex().encode(), os.F_OK, dir_fd=parent, effective_ids=_EFFECTIVE)
             return True
         finally:
             os.close(parent)
@@ -162,14 +162,23 @@ def _births_are_over(fd: int, path: bytes, dir_fd: int | None) -> bool:
         return False
 
 
-def ask(fd: int, path: bytes, innocent: bool = True, *, dir_fd: int | None = None) -> Answer:
+def ask(
+    fd: int,
+    path: bytes,
+    innocent: bool = True,
+    *,
+    dir_fd: int | None = None,
+    info: os.stat_result | None = None,
+) -> Answer:
     """Ask about the socket file that the O_PATH descriptor ``fd`` pins, which was found at ``path``.
+
+    ``info``: its ``fstat``, if it is known already.
 
     With ``innocent=False``, by an ordinary connect, which a listening server does notice: for where the pair probe
     does not :func:`calibrate <calibrated>`. Raises OSError when the kernel's answer is none of the above (no /proc).
     """
     with _Question(b"/proc/self/fd/%d" % fd, innocent) as question:
-        return question.ask(fd, path, dir_fd)
+        return question.ask(info or os.fstat(fd), path, dir_fd)
 
 
 def ask_name(name: bytes, innocent: bool = True) -> Answer:

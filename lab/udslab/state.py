@@ -297,7 +297,7 @@ def examine(
     if not stat.S_ISSOCK(info.st_mode):
         kind = FileKind.of(info.st_mode)
         return Status(address, State.NOT_A_SOCKET, True, (f"lstat: a {kind}",), None, info, link)
-    state, certain, answer, notes = _ask(fd, at or (None, address.name))
+    state, certain, answer, notes = _ask(fd, info, at or (None, address.name))
     pids = backlog = None
     if owners:
         pids, backlog, found = _owners(diag.sockets_bound_to(fd))
@@ -322,11 +322,13 @@ def _owners(entries: list[diag.Entry]) -> tuple[tuple[int, ...], tuple[int, int]
     )
 
 
-def _ask(fd: int, at: tuple[int | None, bytes]) -> tuple[State, bool, probe.Answer | None, list[str]]:
+def _ask(
+    fd: int, info: os.stat_result, at: tuple[int | None, bytes]
+) -> tuple[State, bool, probe.Answer | None, list[str]]:
     innocent = probe.calibrated()
     notes = [] if innocent else ["the pair probe does not tell the truth here"]
     try:
-        answer = probe.ask(fd, at[1], innocent, dir_fd=at[0])
+        answer = probe.ask(fd, at[1], innocent, dir_fd=at[0], info=info)
     except OSError as error:
         if error.errno in probe.TRANSIENT:
             raise

@@ -7,6 +7,7 @@ import contextlib
 import errno
 import json
 import os
+import signal
 import socket
 import stat
 import sys
@@ -138,11 +139,15 @@ def bind_makes_the_file(scene: Scene, act: Act) -> None:
 def a_client_is_identified(scene: Scene, act: Act) -> None:
     """A client speaks, and is identified in two ways"""
     server = scene.start_server("--identify")
+    # It removes the client's file as soon as it accepts: held up until the file has been shown.
+    server.send_signal(signal.SIGSTOP)
+    os.waitid(os.P_PID, server.pid, os.WSTOPPED | os.WNOWAIT)
     with scene.client() as client:
         name = os.fsdecode(client.address.name)
         act.call("client", "bind(a file of its own)")
         act.disk(name)
         act.call("client", f"connect({scene.name})")
+        server.send_signal(signal.SIGCONT)
         client.sendall(b"hello\n")
         answer = client.read_line()
         act.call("client", "write(b'hello\\n'); read()", answer)

@@ -232,9 +232,9 @@ _PIN = getattr(os, "O_PATH", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_
 
 
 @contextmanager
-def pin(name: bytes, *, dir_fd: int | None = None, follow: bool = False) -> Iterator[int]:
+def pin(name: bytes, *, dir_fd: int | None = None) -> Iterator[int]:
     """Hold the inode that is at ``name`` now, by an O_PATH descriptor: its number is not given to another file."""
-    fd = os.open(name, _PIN & ~os.O_NOFOLLOW if follow else _PIN, dir_fd=dir_fd)
+    fd = os.open(name, _PIN, dir_fd=dir_fd)
     try:
         yield fd
     finally:

@@ -33,6 +33,9 @@ def directory() -> Iterator[Path]:
     """A private directory with a path so short that any socket fits, swept by the next run if this one is killed."""
     with scratch_directory() as path:
         yield Path(path)
+        for beside in Path(path).parent.iterdir():  # what a test has put there, or renamed it to
+            if beside.is_dir() and beside.name != Path(path).name:
+                shutil.rmtree(beside)
 
 
 @pytest.fixture

@@ -18,7 +18,9 @@ __all__ = [
     "AccessDenied",
     "AddressError",
     "AddressInUse",
+    "AgentGone",
     "CallerRejected",
+    "EngineError",
     "LockTimeout",
     "NoSuchPath",
     "PathLost",
@@ -31,6 +33,7 @@ __all__ = [
     "Unsupported",
     "WrongType",
     "failure",
+    "restore",
 ]
 
 
@@ -58,6 +61,8 @@ class Stage(Enum):
     RECEIVE = ("receive", None)
     CLOSE = ("close", None)
     SERVICE = ("service", None)
+    ENGINE = ("container engine", None)
+    AGENT = ("agent", None)
 
     def __init__(self, word: str, code: int | None) -> None:
         self.word = word
@@ -92,10 +97,11 @@ class UdsError(OSError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # OSError's own way calls the class with its three arguments, which are not ours.
-        return _restore, (type(self), self.errno, self.strerror, self.filename, self.__dict__)
+        return restore, (type(self), self.errno, self.strerror, self.filename, self.__dict__)
 
 
-def _restore(cls: type[UdsError], number: int, what: str, filename: str | None, state: dict[str, Any]) -> UdsError:
+def restore(cls: type[UdsError], number: int, what: str, filename: str | None, state: dict[str, Any]) -> UdsError:
+    """Make an error of ``cls`` from its parts, as unpickling and the wire do."""
     error = cls.__new__(cls)
     OSError.__init__(error, number, what, filename)
     error.__dict__.update(state)
@@ -160,6 +166,14 @@ class PeerGone(UdsError, ConnectionError):
 
 class CallerRejected(UdsError):
     """The file that a caller bound does not identify it."""
+
+
+class EngineError(UdsError):
+    """A container engine, an image or a container is not there, may not be used, or cannot do what was asked."""
+
+
+class AgentGone(UdsError):
+    """The agent that was asked has ended, or nothing connects to it any more."""
 
 
 _CLASSES: dict[int, type[UdsError]] = {

@@ -1,4 +1,4 @@
-"""The three calls of the C library that Python has not got.
+"""The four calls of the C library that Python has not got.
 
 Loaded at import, not at first use: by then the process may have changed its root or its user, and could not any more.
 """
@@ -16,10 +16,11 @@ with suppress(ImportError, OSError, TypeError):  # a Python without ctypes; not 
 
     _libc = ctypes.CDLL(None, use_errno=True)
 
-__all__ = ["file_system_type", "get_killed_with_parent", "rename_noreplace"]
+__all__ = ["file_system_type", "get_killed_with_parent", "rename_noreplace", "set_dumpable"]
 
 _RENAME_NOREPLACE = 1
 _PR_SET_PDEATHSIG = 1
+_PR_SET_DUMPABLE = 4
 _SIGKILL = 9
 
 
@@ -49,3 +50,10 @@ def get_killed_with_parent() -> None:
     """From now on this process gets SIGKILL when the thread that made it ends (PR_SET_PDEATHSIG, prctl(2))."""
     if _libc is not None:
         _libc.prctl(_PR_SET_PDEATHSIG, _SIGKILL)
+
+
+def set_dumpable(dumpable: bool) -> None:
+    """Whether others of this user may trace this process, and open its descriptors by /proc (PR_SET_DUMPABLE,
+    prctl(2)). Forked children inherit it; after exec a process is dumpable again."""
+    if _libc is not None:
+        _libc.prctl(_PR_SET_DUMPABLE, int(dumpable))

@@ -7,6 +7,7 @@ import itertools
 import logging
 import os
 import selectors
+import signal
 import socket
 import struct
 import sys
@@ -26,7 +27,7 @@ from udslab.services import Output, Peer, Service, Session, pieces, resolve
 from udslab.socketfile import BoundSocket
 from udslab.socktype import SocketType, open_pair
 
-__all__ = ["ConnectionServer", "DatagramServer", "Server", "serve"]
+__all__ = ["ConnectionServer", "DatagramServer", "Server", "run_until_signal", "serve"]
 
 log = logging.getLogger("udslab.server")
 
@@ -48,6 +49,7 @@ class Server:
 
     def __init__(self, sock: Listener | BoundSocket, service: str | Service, drain: float) -> None:
         self.address = sock.address
+        self.type = sock.type if isinstance(sock, Listener) else SocketType.of(sock.type)
         self._socket = sock
         self._service = resolve(service)
         self._drain = drain
@@ -579,16 +581,36 @@ def serve(
     backlog: int = 128,
     mode: int | None = None,
     group: int | str | None = None,
+    long_path: str = "refuse",
     drain: float = 5.0,
+    once: bool = False,
+    identify: bool = False,
 ) -> Server:
     """Bind, listen, and make the server for this type of socket: ``with serve("/run/a.sock", "echo"): …``.
 
-    Raises as :func:`udslab.listener.listen`, and :class:`~udslab.errors.ServiceError`.
+    Datagrams have no backlog, and nobody to identify by a file. Raises as :func:`udslab.listener.listen`, and
+    :class:`~udslab.errors.ServiceError`.
     """
     resolve(service)
     if SocketType(type) is SocketType.DGRAM:
-        return DatagramServer(
-            bind(address, on_existing=on_existing, mode=mode, group=group, pass_credentials=True), service, drain=drain
-        )
-    listener = listen(address, type=type, on_existing=on_existing, backlog=backlog, mode=mode, group=group)
-    return ConnectionServer(listener, service, drain=drain)
+        sock = bind(address, on_existing=on_existing, mode=mode, group=group, pass_credentials=True)
+        return DatagramServer(sock, service, drain=drain, once=once)
+    listener = listen(
+        address, type=type, on_existing=on_existing, backlog=backlog, mode=mode, group=group, long_path=long_path
+    )
+    return ConnectionServer(listener, service, drain=drain, once=once, identify=identify)
+
+
+def run_until_signal(make: Callable[[], Server], ready: Callable[[Server], None]) -> None:
+    """Make a server, tell that it is ``ready``, and run it until SIGTERM or SIGINT. In a process's main thread."""
+    # Blocked until there is somebody to tell: ended in between, we would leave the file behind.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+    server = make()
+    for number in _ENDING:
+        signal.signal(number, lambda *_: server.stop())
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
+    ready(server)
+    server.run()
+
+
+_ENDING = (signal.SIGTERM, signal.SIGINT)

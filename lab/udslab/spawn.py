@@ -17,7 +17,7 @@ from udslab.deadline import Deadline
 from udslab.errors import Stage, TimedOut, UdsError
 from udslab.state import Status, status
 
-__all__ = ["Process", "end_with_parent", "wait_until"]
+__all__ = ["Process", "end_with_parent", "reset_signals", "wait_until"]
 
 _LAST_PAUSE = 0.02
 
@@ -33,6 +33,14 @@ def end_with_parent() -> Callable[[], None]:
             os._exit(1)  # it has died before the line above
 
     return in_child
+
+
+def reset_signals() -> None:
+    """Put every signal back to its default and let it through: a harness in the background hands down some ignored."""
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        with contextlib.suppress(OSError):  # those that the C library keeps for itself
+            signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
 
 
 class Process:
@@ -58,10 +66,7 @@ class Process:
         end_with_us = end_with_parent()
 
         def in_child() -> None:
-            for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
-                with contextlib.suppress(OSError):  # those that the C library keeps for itself
-                    signal.signal(number, signal.SIG_DFL)
-            signal.pthread_sigmask(signal.SIG_SETMASK, [])
+            reset_signals()
             end_with_us()
 
         try:
@@ -100,6 +105,15 @@ class Process:
     def send_signal(self, number: int) -> None:
         """Send a signal, unless it has exited."""
         self._popen.send_signal(number)
+
+    def freeze(self) -> None:
+        """SIGSTOP, and wait until it is stopped."""
+        self.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+
+    def thaw(self) -> None:
+        """SIGCONT."""
+        self.send_signal(signal.SIGCONT)
 
     def end(self, grace: float = 5.0) -> int:
         """SIGTERM; SIGKILL if it still runs after ``grace`` seconds, and to what it leaves of its process group; its

@@ -132,11 +132,20 @@ def test_words_are_the_textbooks():
 
 def test_stages_with_the_same_code_are_different_stages():
     # Members of an Enum with equal values are one.
-    assert len({stage.word for stage in Stage}) == len(Stage) == 15
+    assert len({stage.word for stage in Stage}) == len(Stage) == 17
 
 
 def test_stages_without_a_classic_code_have_none():
-    for stage in (Stage.ADDRESS, Stage.STATUS, Stage.SEND, Stage.RECEIVE, Stage.CLOSE, Stage.SERVICE):
+    for stage in (
+        Stage.ADDRESS,
+        Stage.STATUS,
+        Stage.SEND,
+        Stage.RECEIVE,
+        Stage.CLOSE,
+        Stage.SERVICE,
+        Stage.ENGINE,
+        Stage.AGENT,
+    ):
         assert stage.code is None
 
 

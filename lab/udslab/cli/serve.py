@@ -7,21 +7,18 @@ import errno
 import logging
 import os
 import resource
-import signal
 import sys
 
 from udslab.address import Address
 from udslab.cli.options import Commands, add_type, address, seconds
 from udslab.errors import AddressError, Stage, failure
-from udslab.listener import Listener, OnExisting, bind, inherited, listen
-from udslab.server import ConnectionServer, DatagramServer, Server
+from udslab.listener import Listener, OnExisting, inherited
+from udslab.server import ConnectionServer, DatagramServer, Server, run_until_signal, serve
 from udslab.services import SERVICES, resolve
 from udslab.socketfile import BoundSocket
 from udslab.socktype import SocketType
 
 __all__ = ["add_parser"]
-
-_ENDING = (signal.SIGTERM, signal.SIGINT)
 
 
 def add_parser(commands: Commands) -> None:
@@ -107,30 +104,25 @@ def run(options: argparse.Namespace) -> int:
         sys.path.insert(0, "")  # it may lie in the current directory, as with python -m
     resolve(options.service)
     _take_all_descriptors()
-    # Not before there is somebody to tell: ended in between, we would leave the file behind.
-    signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
-    sock = _inherited(Address.parse(options.path)) or _own(options)
     drain = options.drain or float("inf")
-    server: Server
-    if isinstance(sock, Listener):
-        server = ConnectionServer(sock, options.service, drain=drain, once=options.once, identify=options.identify)
-        kind = f"listening, {sock.type}"
-    else:
-        server = DatagramServer(sock, options.service, drain=drain, once=options.once)
-        kind = "bound, dgram"
-    for number in _ENDING:
-        signal.signal(number, lambda *_: server.stop())
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
-    logging.getLogger("udslab").info("serving %s on %s (%s, pid %d)", options.service, sock.address, kind, os.getpid())
-    server.run()
+
+    def make() -> Server:
+        sock = _inherited(Address.parse(options.path))
+        if isinstance(sock, Listener):
+            return ConnectionServer(sock, options.service, drain=drain, once=options.once, identify=options.identify)
+        if sock is not None:
+            return DatagramServer(sock, options.service, drain=drain, once=options.once)
+        names = ("service", "type", "on_existing", "backlog", "mode", "group", "long_path", "once", "identify")
+        return serve(options.path, drain=drain, **{name: getattr(options, name) for name in names})
+
+    def ready(server: Server) -> None:
+        kind = f"listening, {server.type}" if server.type.connects else "bound, dgram"
+        logging.getLogger("udslab").info(
+            "serving %s on %s (%s, pid %d)", options.service, server.address, kind, os.getpid()
+        )
+
+    run_until_signal(make, ready)
     return 0
-
-
-def _own(options: argparse.Namespace) -> Listener | BoundSocket:
-    common = {"on_existing": options.on_existing, "mode": options.mode, "group": options.group}
-    if options.type == SocketType.DGRAM:
-        return bind(options.path, pass_credentials=True, **common)
-    return listen(options.path, type=options.type, backlog=options.backlog, long_path=options.long_path, **common)
 
 
 def _inherited(wanted: Address) -> Listener | BoundSocket | None:

@@ -1,0 +1,674 @@
+"""The agent: a small process that starts, kills and looks at servers when it is told to.
+
+It is process 1 of a lab container, driven over the container's standard input and output, or any process with a socket
+at which one driver may connect. :mod:`udslab.remote` drives it, in the words of :mod:`udslab.wire`: a request has an
+``id``, ``op`` and the operation's arguments; its answer the same ``id`` and ``result`` or ``error``.
+
+Servers and connections are children, forked, and each has a number of its own that is never used again. Every child
+leads a process group, has its signals at their defaults, and cannot reach the agent's descriptors.
+
+The end of the input means that the driver has gone. Where no end of input comes (the engine was killed, a forked child
+of the driver's holds the connection) a lease does: no input for that long. Then, as at SIGTERM, it ends what it has
+started and exits, within a second.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import heapq
+import itertools
+import os
+import platform
+import selectors
+import signal
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from udslab import __version__, libc
+from udslab.address import Address
+from udslab.connection import Connection, connect
+from udslab.deadline import now
+from udslab.errors import AgentGone, Stage, UdsError, failure
+from udslab.listener import listen
+from udslab.server import Server, run_until_signal, serve
+from udslab.socktype import SocketType, open_pair
+from udslab.spawn import end_with_parent, reset_signals
+from udslab.state import status
+from udslab.wire import (
+    Lines,
+    Message,
+    decode_address,
+    encode_address,
+    encode_credentials,
+    encode_error,
+    encode_status,
+    line,
+    pack,
+    unpack,
+)
+
+__all__ = ["Agent", "main"]
+
+_GRACE = 0.5
+"""Seconds that children get at the agent's own end, which must not take more than one."""
+_OUTPUT = 1 << 18
+"""How many bytes of a child's output are kept: the last ones."""
+_CHUNK = 1 << 16
+
+Body = Callable[[socket.socket], int]
+"""What a child does: given its channel; its exit status."""
+
+
+@dataclass
+class _Child:
+    number: int
+    pid: int
+    channel: socket.socket | None
+    output: int
+    starting: int | None
+    """The id of the request that is answered when it has started."""
+    silent: bool
+    """It says nothing when it starts, for it is another program: exec closes its channel."""
+    code: int | None = None
+    written: bytearray = field(default_factory=bytearray)
+    dropped: int = 0
+    waiting: set[int] = field(default_factory=set)
+    """The ids of the requests that are answered when it has ended."""
+    asked: set[int] = field(default_factory=set)
+    """The ids of the requests that were passed on to it."""
+    lines: Lines = field(default_factory=Lines)
+    forgotten: bool = False
+
+    def kill(self, number: int) -> None:
+        """A signal to its process group, and so to what it has left of it when it ended."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, number)
+
+
+class Agent:
+    """An agent that reads requests from the descriptor ``source`` and writes answers to ``sink``.
+
+    ``lease``: for how many seconds without input it goes on. ``until``: when, on the monotonic clock, it ends whatever
+    happens. ``tell``: is called with a line about each thing that it does.
+    """
+
+    def __init__(
+        self,
+        source: int,
+        sink: int,
+        *,
+        lease: float | None = None,
+        until: float | None = None,
+        tell: Callable[[str], object] = lambda text: None,
+    ) -> None:
+        self._source = source
+        self._sink = sink
+        self._lease = lease
+        self._heard = now()
+        self._tell = tell
+        self._lines = Lines()
+        self._pending = bytearray()
+        self._children: dict[int, _Child] = {}
+        self._numbers = itertools.count(1)
+        self._timers: list[tuple[float, int, Callable[[], None]]] = []
+        self._ending = False
+        self._selector = selectors.DefaultSelector()
+        self._wakened, self._waker = open_pair(SocketType.STREAM)
+        for fd in {source, sink}:
+            os.set_blocking(fd, False)
+        self._selector.register(source, selectors.EVENT_READ, self._read)
+        self._selector.register(self._wakened, selectors.EVENT_READ, self._signalled)
+        if until is not None:
+            self._at(until, lambda: self._end("its time is up"))
+
+    def run(self) -> None:
+        """Do what is asked until the input ends, the lease has run out, or SIGTERM or SIGINT comes."""
+        signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
+            signal.signal(number, lambda *_: None)  # it only wakes the loop
+        libc.set_dumpable(False)  # no child of the same user opens our descriptors by /proc
+        while not (self._ending and all(child.code is not None for child in self._children.values())):
+            ready = self._selector.select(self._pause())
+            for key, mask in ready:
+                key.data(mask)  # harmless where one before it has closed it
+            while self._timers and self._timers[0][0] <= now():
+                heapq.heappop(self._timers)[2]()
+            # Only when there was nothing to read: after a pause of the container there is, and it is late.
+            if not ready and self._lease is not None and now() >= self._heard + self._lease:
+                self._end(f"nothing was heard for {self._lease:g} s")
+
+    # Input and output
+
+    def _pause(self) -> float | None:
+        due = [self._timers[0][0]] if self._timers else []
+        if self._lease is not None and not self._ending:
+            due.append(self._heard + self._lease)
+        return max(0.0, min(due) - now()) if due else None
+
+    def _at(self, when: float, call: Callable[[], None]) -> None:
+        heapq.heappush(self._timers, (when, next(self._numbers), call))
+
+    def _read(self, mask: int) -> None:
+        if mask & selectors.EVENT_WRITE:
+            self._write()
+        if not mask & selectors.EVENT_READ or self._ending:
+            return
+        try:
+            data = os.read(self._source, _CHUNK)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._end("its driver has gone")
+            return
+        self._heard = now()
+        try:
+            for message in self._lines.feed(data):
+                self._handle(message)
+        except UdsError as error:
+            self._tell(str(error))
+            self._end("it was told what it does not understand")
+
+    def _answer(self, id: int | None, result: object = None) -> None:
+        if id is not None:
+            self._send({"id": id, "result": result})
+
+    def _refuse(self, id: int | None, error: BaseException) -> None:
+        if id is not None:
+            self._send({"id": id, "error": encode_error(error)})
+
+    def _send(self, message: Message) -> None:
+        self._pending += line(message)
+        self._write()
+
+    def _write(self) -> None:
+        """Write what can be written now. Never waits: a driver that does not read must not keep us from ending."""
+        try:
+            while self._pending:
+                del self._pending[: os.write(self._sink, self._pending)]
+        except BlockingIOError:
+            pass
+        except OSError:
+            self._pending.clear()
+            self._end("its driver has gone")
+        self._watch_sink()
+
+    def _watch_sink(self) -> None:
+        if self._ending:
+            return
+        read = selectors.EVENT_READ
+        write = selectors.EVENT_WRITE if self._pending else 0
+        if self._sink == self._source:
+            self._selector.modify(self._source, read | write, self._read)
+        elif self._sink in self._selector.get_map() and not write:
+            self._selector.unregister(self._sink)
+        elif write and self._sink not in self._selector.get_map():
+            self._selector.register(self._sink, write, self._read)
+
+    def _signalled(self, mask: int) -> None:
+        numbers = self._wakened.recv(_CHUNK)
+        self._reap()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            if number in numbers:
+                self._end(signal.Signals(number).name)
+
+    def _end(self, why: str) -> None:
+        if self._ending:
+            return
+        self._tell(f"ends: {why}")
+        for fd in {self._source, self._sink}:
+            if fd in self._selector.get_map():
+                self._selector.unregister(fd)
+        self._ending = True
+        for child in self._children.values():
+            self._signal(child, signal.SIGTERM)
+            child.kill(signal.SIGCONT)  # a stopped one could not end
+            self._at(now() + _GRACE, lambda child=child: child.kill(signal.SIGKILL))  # type: ignore[misc]
+
+    # Requests
+
+    def _handle(self, message: Message) -> None:
+        id = message.get("id")
+        try:
+            if "to" in message:
+                self._pass_on(message)
+            else:
+                _OPERATIONS[message["op"]](self, message)
+        except Exception as error:  # noqa: BLE001 - it is told to whoever asked
+            self._refuse(id, error)
+
+    def _child(self, message: Message, key: str = "child") -> _Child:
+        child = self._children.get(message[key])
+        if child is None:
+            raise failure(Stage.AGENT, errno.ESRCH, None)
+        return child
+
+    def _info(self, message: Message) -> None:
+        umask = os.umask(0o077)
+        os.umask(umask)
+        self._answer(
+            message["id"],
+            {
+                "version": __version__,
+                "python": platform.python_version(),
+                "kernel": platform.release(),
+                "machine": platform.machine(),
+                "host": platform.node(),
+                "pid": os.getpid(),
+                "uid": os.geteuid(),
+                "gid": os.getegid(),
+                "umask": umask,
+            },
+        )
+
+    def _status(self, message: Message) -> None:
+        found = status(decode_address(message["address"]), owners=message.get("owners", False))
+        self._answer(message["id"], encode_status(found))
+
+    def _serve(self, message: Message) -> None:
+        address = decode_address(message["address"])
+        child = self._fork(message, lambda channel: _serve(channel, address, message["options"]))
+        self._tell(f"serves {address} by pid {child.pid}")
+
+    def _start(self, message: Message) -> None:
+        command = message["command"]
+        child = self._fork(message, lambda channel: _execute(command, message.get("env"), message.get("cwd")))
+        self._tell(f"starts {' '.join(command)} as pid {child.pid}")
+
+    def _connect(self, message: Message) -> None:
+        self._fork(message, lambda channel: _converse(channel, message))
+
+    def _signal_child(self, message: Message) -> None:
+        child = self._child(message)
+        number = message["signal"]
+        if child.code is None:
+            self._signal(child, number)
+            if number == signal.SIGSTOP:  # a request that comes next finds it stopped
+                os.waitid(os.P_PID, child.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+        self._answer(message["id"], child.code is None)
+
+    def _signal(self, child: _Child, number: int) -> None:
+        if child.code is None:  # not fetched yet, so that the number is still its own
+            self._tell(f"{signal.Signals(number).name} to pid {child.pid}")
+            with suppress(ProcessLookupError):
+                os.kill(child.pid, number)
+
+    def _wait(self, message: Message) -> None:
+        child = self._child(message)
+        if child.code is not None:
+            self._answer(message["id"], child.code)
+            return
+        child.waiting.add(message["id"])
+        timeout = message.get("timeout")
+        if timeout is not None:
+            self._at(now() + timeout, lambda: self._give_up(child, message["id"], timeout))
+
+    def _give_up(self, child: _Child, id: int, timeout: float) -> None:
+        if id in child.waiting:
+            child.waiting.remove(id)
+            text = f"pid {child.pid} has not ended within {timeout:g} s"
+            self._refuse(id, failure(Stage.AGENT, errno.ETIMEDOUT, None, text))
+
+    def _end_child(self, message: Message) -> None:
+        """SIGTERM, and after the grace SIGKILL, also to what it leaves of its process group."""
+        child = self._child(message)
+        grace = message.get("grace", 0.0)
+        if child.code is not None:
+            self._answer(message["id"], child.code)
+            return
+        child.waiting.add(message["id"])
+        if grace:
+            self._signal(child, signal.SIGTERM)
+            self._at(now() + grace, lambda: self._kill_if_alive(child))
+        else:
+            self._kill_if_alive(child)
+
+    def _kill_if_alive(self, child: _Child) -> None:
+        if child.code is None:
+            self._tell(f"SIGKILL to pid {child.pid}")
+            child.kill(signal.SIGKILL)
+
+    def _output(self, message: Message) -> None:
+        child = self._child(message)
+        self._drain(child)
+        self._answer(message["id"], {"data": pack(bytes(child.written)), "dropped": child.dropped})
+
+    def _forget(self, message: Message) -> None:
+        """Nobody asks for it any more."""
+        child = self._child(message)
+        if child.code is not None:
+            self._close(child)
+        else:
+            child.forgotten = True
+            self._kill_if_alive(child)
+
+    def _beat(self, message: Message) -> None:
+        """Only to be heard."""
+
+    # Children
+
+    def _fork(self, message: Message, body: Body) -> _Child:
+        if self._ending:
+            raise AgentGone(Stage.AGENT, errno.ESHUTDOWN, None, what="the agent is about to end")
+        ours, theirs = open_pair(SocketType.STREAM)
+        theirs.setblocking(True)
+        read, write = os.pipe()
+        die_with_us = end_with_parent()
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                os.setsid()
+                die_with_us()
+                self._leave(write, message.get("umask"))
+                code = body(theirs)
+            except BaseException as error:  # noqa: BLE001 - it is told to whoever asked, or stands in the output
+                _say(theirs, {"error": encode_error(error)}) or os.write(2, f"udslab: {error}\n".encode())
+            finally:
+                os._exit(code)
+        theirs.close()
+        os.close(write)
+        os.set_blocking(read, False)
+        child = _Child(next(self._numbers), pid, ours, read, message["id"], silent=message["op"] == "start")
+        self._children[child.number] = child
+        self._selector.register(ours, selectors.EVENT_READ, lambda mask: self._hear(child))
+        self._selector.register(read, selectors.EVENT_READ, lambda mask: self._drain(child))
+        return child
+
+    def _leave(self, output: int, umask: int | None) -> None:
+        """In the child: put off all that is the agent's."""
+        signal.set_wakeup_fd(-1)
+        for fd in {self._source, self._sink, self._selector.fileno()}:
+            os.close(fd)
+        self._wakened.close()
+        self._waker.close()
+        for child in self._children.values():
+            if child.channel is not None:
+                child.channel.close()
+            if child.output >= 0:
+                os.close(child.output)
+        null = os.open(os.devnull, os.O_RDONLY)
+        for fd, target in ((null, 0), (output, 1), (output, 2)):
+            os.dup2(fd, target)
+        os.close(null)
+        os.close(output)
+        reset_signals()
+        libc.set_dumpable(True)
+        if umask is not None:
+            os.umask(umask)
+
+    def _hear(self, child: _Child) -> None:
+        """What a child says on its channel: that it has started, then answers to what was passed on to it."""
+        while child.channel is not None:
+            try:
+                data = child.channel.recv(_CHUNK)
+            except BlockingIOError:
+                return
+            except OSError:
+                data = b""
+            if not data:
+                self._selector.unregister(child.channel)
+                child.channel.close()
+                child.channel = None
+                if child.starting is not None:
+                    self._closed_at_start(child)
+                return
+            for message in child.lines.feed(data):
+                if child.starting is not None:
+                    id, child.starting = child.starting, None
+                    if "error" in message:
+                        self._send({"id": id, **message})
+                    else:
+                        self._answer(id, {"child": child.number, "pid": child.pid, **message["result"]})
+                else:
+                    child.asked.discard(message["id"])
+                    self._send(message)
+
+    def _closed_at_start(self, child: _Child) -> None:
+        """It has closed its channel and said nothing: exec has closed it, or it has died."""
+        id, child.starting = child.starting, None
+        if child.silent:
+            self._answer(id, {"child": child.number, "pid": child.pid})
+        else:
+            self._refuse(id, self._died(child))
+
+    def _died(self, child: _Child) -> UdsError:
+        said = bytes(child.written).decode(errors="backslashreplace").strip().splitlines() or ["it has written nothing"]
+        what = f"pid {child.pid} has ended with status {child.code}"
+        return AgentGone(Stage.AGENT, errno.ECHILD, None, f"its last line: {said[-1]}", what)
+
+    def _pass_on(self, message: Message) -> None:
+        child = self._child(message, "to")
+        if child.channel is None:
+            raise self._died(child)
+        child.asked.add(message["id"])
+        # A child that does not read keeps the others waiting, but not for long.
+        child.channel.settimeout(1.0)
+        try:
+            child.channel.sendall(line(message))
+        finally:
+            child.channel.setblocking(False)
+
+    def _drain(self, child: _Child) -> None:
+        while child.output >= 0:
+            try:
+                data = os.read(child.output, _CHUNK)
+            except BlockingIOError:
+                return
+            if not data:
+                self._selector.unregister(child.output)
+                os.close(child.output)
+                child.output = -1
+                return
+            child.written += data
+            if len(child.written) > _OUTPUT:
+                child.dropped += len(child.written) - _OUTPUT
+                del child.written[:-_OUTPUT]
+
+    def _reap(self) -> None:
+        """Fetch the exit status of all that have ended: as process 1, of orphans too."""
+        with suppress(ChildProcessError):
+            while True:
+                found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+                if found is None:
+                    return
+                living = [child for child in self._children.values() if child.code is None]
+                child = next((child for child in living if child.pid == found.si_pid), None)
+                if child is not None:
+                    child.kill(signal.SIGKILL)  # what it leaves behind; as long as its number is still its own
+                _, status = os.waitpid(found.si_pid, 0)
+                if child is not None:
+                    self._ended(child, os.waitstatus_to_exitcode(status))
+
+    def _ended(self, child: _Child, code: int) -> None:
+        child.code = code
+        self._tell(f"pid {child.pid} has ended: {_how(code)}")
+        self._drain(child)
+        self._hear(child)
+        for id in child.asked:
+            self._refuse(id, self._died(child))
+        for id in child.waiting:
+            self._answer(id, code)
+        child.asked.clear()
+        child.waiting.clear()
+        if child.forgotten:
+            self._close(child)
+
+    def _close(self, child: _Child) -> None:
+        del self._children[child.number]
+        for fileobj in (child.channel, child.output if child.output >= 0 else None):
+            if fileobj is not None:
+                self._selector.unregister(fileobj)
+        if child.channel is not None:
+            child.channel.close()
+        if child.output >= 0:
+            os.close(child.output)
+
+
+_OPERATIONS: dict[str, Callable[[Agent, Message], None]] = {
+    "info": Agent._info,
+    "status": Agent._status,
+    "serve": Agent._serve,
+    "start": Agent._start,
+    "connect": Agent._connect,
+    "signal": Agent._signal_child,
+    "wait": Agent._wait,
+    "end": Agent._end_child,
+    "output": Agent._output,
+    "forget": Agent._forget,
+    "beat": Agent._beat,
+}
+
+
+def _how(code: int) -> str:
+    return signal.Signals(-code).name if code < 0 else f"exit status {code}"
+
+
+def _say(channel: socket.socket, message: Message) -> bool:
+    """Tell the agent; whether that was possible."""
+    try:
+        channel.sendall(line(message))
+    except OSError:
+        return False
+    return True
+
+
+# What children do
+
+
+def _serve(channel: socket.socket, address: Address, options: dict[str, Any]) -> int:
+    import logging
+
+    verbose = logging.DEBUG if options.pop("verbose", False) else logging.INFO
+    logging.basicConfig(level=verbose, format="udslab: %(message)s", stream=sys.stderr)
+
+    def ready(server: Server) -> None:
+        _say(channel, {"result": {}})
+        channel.close()
+
+    run_until_signal(lambda: serve(address, **options), ready)
+    return 0
+
+
+def _execute(command: list[str], env: dict[str, str] | None, cwd: str | None) -> int:
+    if cwd is not None:
+        os.chdir(cwd)
+    try:
+        os.execvpe(command[0], command, os.environ if env is None else env)  # noqa: S606 - no shell is wanted
+    except OSError as error:
+        raise failure(Stage.AGENT, error, command[0], "is it installed there?") from error
+
+
+def _converse(channel: socket.socket, message: Message) -> int:
+    """A client: its connection, and what it is asked to do with it, until the agent closes the channel."""
+    options = message["options"]
+    bind = options.pop("bind", None)
+    if isinstance(bind, list):
+        bind = decode_address(bind)
+    connection = connect(decode_address(message["address"]), bind=bind, **options)
+    with connection:
+        _say(
+            channel,
+            {
+                "result": {
+                    "credentials": encode_credentials(connection.credentials)
+                    if SocketType.of(connection.type).connects
+                    else None,
+                    "name": encode_address(connection.address),
+                    "peer": encode_address(connection.peer_address),
+                }
+            },
+        )
+        lines = Lines()
+        while True:
+            data = channel.recv(_CHUNK)
+            if not data:
+                return 0
+            for request in lines.feed(data):
+                try:
+                    answer = {"result": _QUESTIONS[request["op"]](connection, request)}
+                except Exception as error:  # noqa: BLE001 - it is told to whoever asked
+                    if isinstance(error, socket.timeout):
+                        error = failure(Stage.RECEIVE, errno.ETIMEDOUT, str(connection.peer_address))
+                    answer = {"error": encode_error(error)}
+                _say(channel, {"id": request["id"], **answer})
+                if request["op"] == "close":
+                    return 0
+
+
+def _receive(read: Callable[[Connection, Message], bytes]) -> Callable[[Connection, Message], object]:
+    def received(connection: Connection, request: Message) -> str:
+        connection.settimeout(request.get("timeout"))
+        return pack(read(connection, request))
+
+    return received
+
+
+def _sendall(connection: Connection, request: Message) -> None:
+    connection.settimeout(request.get("timeout"))
+    connection.sendall(unpack(request["data"]))
+
+
+def _read_to_end(connection: Connection, request: Message) -> bytes:
+    return b"".join(iter(lambda: connection.recv(_CHUNK), b""))
+
+
+_QUESTIONS: dict[str, Callable[[Connection, Message], object]] = {
+    "sendall": _sendall,
+    "recv": _receive(lambda connection, request: connection.recv(request["size"])),
+    "read_exactly": _receive(lambda connection, request: connection.read_exactly(request["size"])),
+    "read_line": _receive(lambda connection, request: connection.read_line()),
+    "read_to_end": _receive(_read_to_end),
+    "shutdown": lambda connection, request: connection.shutdown(request["how"]),
+    "close": lambda connection, request: None,  # by the end of the block around it
+}
+
+
+# As a process
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run an agent on standard input and output, or for the one driver that connects to a path."""
+    parser = argparse.ArgumentParser(prog="udslab.agent", description=__doc__.partition("\n")[0])
+    parser.add_argument("--listen", metavar="PATH", help="wait for the driver there, instead of standard input")
+    parser.add_argument("--lease", type=float, metavar="SECONDS", help="end when nothing was heard for so long")
+    parser.add_argument("--limit", type=float, metavar="SECONDS", help="end after so long, whatever happens")
+    options = parser.parse_args(arguments)
+    until = None if options.limit is None else now() + options.limit
+    if options.listen is None:
+        source, sink = _take_standard_streams()
+        Agent(source, sink, lease=options.lease, until=until).run()
+        return 0
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until the agent has its own handler
+    with listen(options.listen, mode=0o660) as listener:
+        listener.socket.settimeout(options.limit)
+        _print(f"waits for its driver at {listener.address}")
+        driver = listener.accept().detach()
+    Agent(driver, driver, lease=options.lease, until=until, tell=_print).run()
+    return 0
+
+
+def _print(text: str) -> None:
+    with suppress(OSError):  # nobody reads it
+        print(text, file=sys.stderr, flush=True)
+
+
+def _take_standard_streams() -> tuple[int, int]:
+    """Move the protocol to descriptors that are closed on exec: what is printed by mistake must not become part of
+    it."""
+    source, sink = os.dup(0), os.dup(1)
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+    os.dup2(2, 1)
+    return source, sink
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,235 @@
+"""A container with an agent as its process 1, driven over the attach connection."""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import socket
+import struct
+from collections import deque
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+from docker.errors import APIError, NotFound
+from docker.types import LogConfig, Mount
+
+from udslab.containers import bundle
+from udslab.containers.engine import Engine
+from udslab.errors import AgentGone, EngineError, Stage
+from udslab.remote import Remote
+
+__all__ = ["Container"]
+
+LEASE = 30.0
+"""Seconds for which an agent goes on when it hears nothing; see :mod:`udslab.remote` for the heartbeat."""
+_STDOUT = 1
+_HEADER = struct.Struct(">BxxxL")
+_KEPT = 50
+"""How many pieces of an agent's standard error are kept."""
+
+
+class Container(Remote):
+    """A container of any image with Python 3.9 or newer, whose process 1 is an agent.
+
+    :class:`~udslab.remote.Remote` says what it can be asked.
+
+    Not root, no capabilities, no network but loopback, a read-only root with an empty /tmp, no-new-privileges. It goes
+    when it is closed, when the process that made it dies, and when that has not been heard of for half a minute.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        image: str,
+        *,
+        labels: Mapping[str, str],
+        user: str,
+        mounts: Sequence[Mount] = (),
+        runtime: str | None = None,
+        network: Container | None = None,
+        pid: Container | None = None,
+        userns: str | None = None,
+        environment: Mapping[str, str] | None = None,
+        put: Mapping[str, bytes] | None = None,
+    ) -> None:
+        """``put``: tar archives to unpack into mounted volumes before it starts. ``network``, ``pid``: the container
+        whose network or pid namespace it shares. ``userns``: ``"host"`` for no user namespace of its own, where the
+        engine remaps. The rest as the engine takes it.
+
+        Raises :class:`~udslab.errors.EngineError`; nothing stays behind then.
+        """
+        self.engine = engine
+        self.image = image
+        self._paused = False
+        api = engine.client.api
+        with engine.telling(f"no container could be made of {image}"):
+            settings = api.create_host_config(
+                auto_remove=True,
+                cap_drop=["ALL"],
+                log_config=LogConfig(type="none"),  # what an agent says is kept by whom it says it to
+                mounts=list(mounts),
+                network_mode=f"container:{network.id}" if network else "none",
+                pid_mode=f"container:{pid.id}" if pid else None,
+                read_only=True,
+                runtime=runtime,
+                security_opt=["no-new-privileges"],
+                tmpfs={"/tmp": "rw,size=64m,mode=1777"},  # noqa: S108 - in the container
+                userns_mode=userns,
+            )
+            self.id: str = api.create_container(
+                image,
+                entrypoint=bundle.command("--lease", str(LEASE)),
+                command=[],
+                environment=dict(environment or {}),
+                healthcheck={"test": ["NONE"]},
+                host_config=settings,
+                labels=dict(labels),
+                stdin_open=True,
+                user=user,
+                working_dir="/",
+            )["Id"]
+        try:
+            with engine.telling(f"no container of {image} could be started"):
+                parameters = {"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1}
+                for path, archive in (put or {}).items():
+                    api.put_archive(self.id, path, archive)
+                self._attached = _Attached(api.attach_socket(self.id, parameters))
+                self._start(api)
+        except BaseException:
+            self._remove()
+            raise
+        super().__init__(self._attached, f"{image} ({self.id[:12]})")
+        try:
+            self._greet()
+        except BaseException:
+            self.close()
+            raise
+
+    def _start(self, api: Any) -> None:
+        try:
+            api.start(self.id)
+        except APIError as error:
+            if "python3" in str(error.explanation) and "not found" in str(error.explanation):
+                raise self._unfit(f"{self.image} has no python3", "an agent needs Python 3.9 or newer") from error
+            raise
+
+    def _greet(self) -> None:
+        """Send the agent, and see that it is there."""
+        try:
+            with suppress(OSError):  # what it says at its end tells more
+                self._attached.send(bundle.contents())
+            self.started = self.info()
+        except AgentGone as error:
+            said = self._attached.why()
+            made_for = self.engine.image_machine(self.image)
+            if "exec format error" in said.lower():
+                raise self._unfit(
+                    f"{self.image} is made for {made_for}", f"the engine runs on {self.engine.machine}"
+                ) from error
+            raise self._unfit(f"no agent could be started in {self.image}", said or str(error)) from error
+
+    def _unfit(self, what: str, hint: str) -> EngineError:
+        return EngineError(Stage.ENGINE, errno.ENOEXEC, self.engine.name, hint, what)
+
+    def log(self) -> str:
+        """What its process 1 has written to standard error: nothing, unless something is wrong."""
+        return self._attached.why()
+
+    def pause(self) -> None:
+        """Freeze all its processes."""
+        with self.engine.telling(f"{self.name} cannot be paused"):
+            self.engine.client.api.pause(self.id)
+
+    def unpause(self) -> None:
+        """Let them go on."""
+        with self.engine.telling(f"{self.name} cannot be unpaused"):
+            self.engine.client.api.unpause(self.id)
+
+    def kill(self) -> None:
+        """SIGKILL to all its processes, as the engine does it: what they had bound becomes stale."""
+        with self.engine.telling(f"{self.name} cannot be killed"):
+            self.engine.client.api.kill(self.id)
+        self._thread.join()
+
+    def close(self) -> None:
+        """End it: its servers by SIGTERM, half a second later by SIGKILL. It has gone when this returns."""
+        if os.getpid() != self._pid:
+            return
+        super().close()
+        self._remove()
+
+    def __enter__(self) -> Container:
+        return self
+
+    def _remove(self) -> None:
+        """Wait until it has removed itself, and remove it if it does not."""
+        api = self.engine.client.api
+        with self.engine.telling(f"{self.image} ({self.id[:12]}) cannot be removed"):
+            with suppress(NotFound):
+                if api.inspect_container(self.id)["State"]["Status"] == "running":
+                    with suppress(APIError, OSError):  # in time, or by force
+                        api.wait(self.id, timeout=3, condition="removed")
+            with suppress(NotFound):
+                try:
+                    api.remove_container(self.id, force=True, v=True)
+                except APIError as error:
+                    if error.status_code != 409:  # it is being removed already
+                        raise
+                    with suppress(NotFound):
+                        api.wait(self.id, timeout=10, condition="removed")
+
+
+class _Attached:
+    """The attach connection as a :class:`~udslab.remote.Channel`: the agent's standard input and output, with its
+    standard error between them (the engine's frames)."""
+
+    def __init__(self, attached: Any) -> None:
+        self._attached = attached  # closing it closes the connection
+        self._sock: socket.socket = getattr(attached, "_sock", attached)
+        self._sock.settimeout(None)
+        self._data = bytearray()
+        self._errors: deque[bytes] = deque(maxlen=_KEPT)
+
+    def send(self, data: bytes) -> None:
+        self._sock.sendall(data)
+
+    def receive(self, timeout: float) -> bytes | None:
+        while True:
+            said = self._frames()
+            if said:
+                return said
+            poll = select.poll()
+            poll.register(self._sock, select.POLLIN)
+            if not poll.poll(timeout * 1000):
+                return None
+            data = self._sock.recv(1 << 16)
+            if not data:
+                return b""
+            self._data += data
+
+    def _frames(self) -> bytes:
+        """What of standard output has come whole."""
+        said = bytearray()
+        while len(self._data) >= _HEADER.size:
+            stream, size = _HEADER.unpack_from(self._data)
+            end = _HEADER.size + size
+            if len(self._data) < end:
+                break
+            piece = bytes(self._data[_HEADER.size : end])
+            del self._data[:end]
+            if stream == _STDOUT:
+                said += piece
+            else:
+                self._errors.append(piece)
+        return bytes(said)
+
+    def close(self) -> None:
+        with suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
+        self._attached.close()
+
+    def why(self) -> str:
+        lines = b"".join(self._errors).decode(errors="backslashreplace").split("\n")
+        return next((line.strip() for line in reversed(lines) if line.strip()), "")

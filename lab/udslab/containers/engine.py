@@ -1,0 +1,147 @@
+"""Container engines: which one is meant, whether it answers, and its errors in one line each."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import docker
+import requests.exceptions
+from docker.context import ContextAPI
+from docker.errors import APIError, DockerException, ImageNotFound
+from docker.tls import TLSConfig
+from docker.utils import kwargs_from_env
+
+from udslab.errors import EngineError, Stage
+
+__all__ = ["Engine"]
+
+_TIMEOUT = 60
+"""Seconds for one request."""
+
+_HINTS = {
+    errno.ENOENT: "is it started? Name another by DOCKER_HOST or a Docker context",
+    errno.ECONNREFUSED: "is it started? Name another by DOCKER_HOST or a Docker context",
+    errno.EACCES: "this user may not use its socket: join its group (docker), or use a rootless engine",
+    errno.EPERM: "this user may not use its socket: join its group (docker), or use a rootless engine",
+    errno.ETIMEDOUT: "it is there, and does not answer in time",
+}
+
+
+class Engine:
+    """A container engine that speaks Docker's API: Docker, or podman at its socket. A context manager.
+
+    ``name``: as it was asked for; ``url``: where it is; ``version``: of the engine.
+    """
+
+    def __init__(self, name: str | None = None) -> None:
+        """``name``: a Docker context, or a URL such as ``unix:///run/podman/podman.sock``; unless given, what the
+        docker command would use: ``DOCKER_HOST``, ``DOCKER_CONTEXT``, the current context.
+
+        Raises :class:`~udslab.errors.EngineError` if there is none or it does not answer.
+        """
+        self.url, tls = _where(name)
+        self.name = name or self.url
+        with self.telling("it does not answer"):
+            self.client = docker.DockerClient(base_url=self.url, tls=tls or False, timeout=_TIMEOUT)
+            facts = self.client.version()
+        self.version: str = facts["Version"]
+        self.machine: str = facts["Arch"]
+
+    def close(self) -> None:
+        """Close the connections to it."""
+        self.client.close()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Engine {self.name} {self.version}>"
+
+    @property
+    def now(self) -> str:
+        """The engine's own time (RFC 3339): its machine's clock may differ from ours."""
+        with self.telling("it does not tell its time"):
+            return str(self.client.info()["SystemTime"])
+
+    def image_machine(self, image: str) -> str:
+        """The machine that an image is made for, in the engine's words (``amd64``).
+
+        Raises :class:`~udslab.errors.EngineError` (ENOENT) if the engine has no such image.
+        """
+        with self.telling(f"the image {image} cannot be looked at"):
+            return str(self.client.images.get(image).attrs["Architecture"])
+
+    @contextmanager
+    def telling(self, what: str) -> Iterator[None]:
+        """Raise what goes wrong inside as :class:`~udslab.errors.EngineError`: one line, with what to do."""
+        try:
+            yield
+        except ImageNotFound as error:
+            hint = "pull or build it first; script/base-images makes the lab's own"
+            raise EngineError(Stage.ENGINE, errno.ENOENT, self.name, hint, _line(error)) from error
+        except APIError as error:
+            raise EngineError(Stage.ENGINE, errno.EREMOTEIO, self.name, "", f"{what}: {_line(error)}") from error
+        except (DockerException, requests.exceptions.RequestException, OSError) as error:
+            if isinstance(error, EngineError):
+                raise
+            number = _number(error)
+            hint = _HINTS.get(number, "" if number else _line(error))
+            raise EngineError(
+                Stage.ENGINE, number or errno.EREMOTEIO, self.name, hint, _SAID.get(number, what)
+            ) from error
+
+
+_DEFAULT = "unix:///var/run/docker.sock"
+_SAID = {
+    errno.ENOENT: "no engine is there",
+    errno.ECONNREFUSED: "no engine answers there",
+    errno.EACCES: os.strerror(errno.EACCES),
+    errno.EPERM: os.strerror(errno.EPERM),
+}
+
+
+def _where(name: str | None) -> tuple[str, TLSConfig | None]:
+    if name and "://" in name:
+        return name, None
+    if not name and os.environ.get("DOCKER_HOST"):
+        settings: dict[str, Any] = kwargs_from_env()
+        return settings["base_url"], settings.get("tls")
+    try:
+        context = ContextAPI.get_context(name or os.environ.get("DOCKER_CONTEXT"))
+        if context is None:
+            raise EngineError(
+                Stage.ENGINE, errno.ENOENT, name, "see: docker context ls", "there is no Docker context of that name"
+            )
+        return context.Host or _DEFAULT, context.TLSConfig
+    except (DockerException, ValueError, KeyError) as error:
+        raise EngineError(Stage.ENGINE, errno.EINVAL, name, "see: docker context ls", _line(error)) from error
+
+
+def _line(error: BaseException) -> str:
+    text = getattr(error, "explanation", None) or str(error)
+    return " ".join(str(text).split()).rstrip(".")
+
+
+def _number(error: BaseException | None) -> int:
+    """The errno that lies under the layers of libraries; 0 if there is none."""
+    seen: set[int] = set()
+    waiting: list[object] = [error]
+    while waiting:
+        one = waiting.pop()
+        if not isinstance(one, BaseException) or id(one) in seen:
+            continue
+        seen.add(id(one))
+        if isinstance(one, requests.exceptions.Timeout):
+            return errno.ETIMEDOUT
+        if isinstance(one, OSError) and one.errno and not isinstance(one, requests.exceptions.RequestException):
+            return one.errno
+        waiting += [*one.args, one.__cause__, one.__context__]
+        waiting.append(getattr(one, "reason", None))
+    return 0

@@ -1,0 +1,77 @@
+"""Whose a container or volume is: labels that name the session, its machine, and its owner's process."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from contextlib import suppress
+from dataclasses import dataclass
+
+__all__ = ["SESSION", "Owner"]
+
+_PREFIX = "udslab."
+SESSION = _PREFIX + "session"
+"""The label that everything of the lab has."""
+
+
+@dataclass(frozen=True)
+class Owner:
+    """A session and the process that it belongs to.
+
+    ``pid`` has a meaning in its pid namespace alone (``pidns``: the inode of /proc/self/ns/pid), on one machine
+    (``machine``: machine-id(5)) and from one boot to the next (``boot``); ``started`` (field 22 of proc_pid_stat(5))
+    tells it from a later process with the same number.
+    """
+
+    session: str
+    machine: str
+    boot: str
+    pidns: str
+    pid: str
+    started: str
+
+    @classmethod
+    def this_process(cls) -> Owner:
+        """A new session of this process."""
+        pid = os.getpid()
+        return cls(uuid.uuid4().hex[:12], *_here(), str(pid), _start_time(pid))
+
+    @classmethod
+    def from_labels(cls, labels: dict[str, str]) -> Owner:
+        """The owner that labels name."""
+        return cls(**{name: labels.get(_PREFIX + name, "") for name in cls.__dataclass_fields__})
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """For a container or volume."""
+        return {_PREFIX + name: getattr(self, name) for name in self.__dataclass_fields__}
+
+    @property
+    def lives(self) -> bool | None:
+        """Whether its process lives; None if that cannot be seen from here."""
+        if not self.pid.isdecimal() or (self.machine, self.boot, self.pidns) != _here():
+            return None
+        return _start_time(int(self.pid)) == self.started
+
+    def __str__(self) -> str:
+        lives = {True: "lives", False: "has gone", None: "elsewhere"}[self.lives]
+        return f"pid {self.pid} ({lives})"
+
+
+def _here() -> tuple[str, str, str]:
+    pidns = ""
+    with suppress(OSError):
+        pidns = str(os.stat("/proc/self/ns/pid").st_ino)
+    return _read("/etc/machine-id"), _read("/proc/sys/kernel/random/boot_id"), pidns
+
+
+def _start_time(pid: int) -> str:
+    """When a process was started, in clock ticks since boot; empty if it has gone."""
+    # The command's name, in parentheses, may hold anything.
+    return (_read(f"/proc/{pid}/stat").rpartition(")")[2].split()[19:20] or [""])[0]
+
+
+def _read(path: str) -> str:
+    with suppress(OSError), open(path) as file:
+        return file.read().strip()
+    return ""

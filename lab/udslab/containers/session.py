@@ -1,0 +1,144 @@
+"""A session: its containers, volumes and directories, which all go with it."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import tarfile
+import tempfile
+import uuid
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from docker.types import Mount
+
+from udslab.containers.container import Container
+from udslab.containers.engine import Engine
+from udslab.containers.labels import Owner
+from udslab.containers.leftovers import sweep
+from udslab.reaper import Reaper
+from udslab.scratch import scratch_directory
+
+__all__ = ["LAB_ID", "Session", "Shared"]
+
+LAB_ID = 10001
+"""The uid and gid in containers when this process is root: they never are."""
+_INNER = "d"
+
+
+@dataclass(frozen=True)
+class Shared:
+    """A directory of the host's (``kind`` bind) or a volume of the engine's, mounted in containers at ``mountpoint``;
+    ``path`` is the directory in it, or the same, that containers of this session may write."""
+
+    kind: Literal["bind", "volume"]
+    source: str
+    mountpoint: str
+    path: str
+
+    def mount(self, *, read_only: bool = False) -> Mount:
+        """For the engine. Never with the content and owner of the image's directory: these are copied to an *empty*
+        volume each time it is mounted, also under a running server."""
+        volume = self.kind == "volume"
+        return Mount(self.mountpoint, self.source, type=self.kind, read_only=read_only, no_copy=volume)
+
+    @property
+    def read_only(self) -> Mount:
+        """The same, mounted so that it cannot be written."""
+        return self.mount(read_only=True)
+
+
+class Session:
+    """Containers, volumes and directories of this process on one engine. A context manager.
+
+    All goes at its end, in the opposite order; and when this process dies, however it dies, its reaper
+    (:mod:`udslab.reaper`) removes it within seconds. At its start it removes what dead sessions have left: only what
+    never ran or has exited, and is older than some minutes.
+    """
+
+    def __init__(self, engine: Engine | str | None = None) -> None:
+        """``engine``: one, which is left open, or what :class:`~udslab.containers.engine.Engine` takes.
+
+        Raises :class:`~udslab.errors.EngineError`.
+        """
+        self._exits = contextlib.ExitStack()
+        self.engine = engine if isinstance(engine, Engine) else self._exits.enter_context(Engine(engine))
+        self.owner = Owner.this_process()
+        uid, gid = os.geteuid(), os.getegid()
+        self.uid, self.gid = (uid, gid) if uid else (LAB_ID, LAB_ID)
+        """Who runs in its containers, and whose its directories and volumes are."""
+        self._bare: set[str] = set()
+        """The volumes that have no inner directory yet."""
+
+    def __enter__(self) -> Session:
+        try:
+            self._temporary = tempfile.gettempdir()
+            reap = "udslab.containers.leftovers:reap"
+            self._exits.enter_context(Reaper(reap, self.engine.url, self.owner.session, self._temporary))
+            sweep(self.engine)
+        except BaseException:
+            self._exits.close()
+            raise
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._exits.close()
+
+    def directory(self) -> Shared:
+        """A fresh directory of the host's with a short path, the same in every container: any client on the host can
+        connect to what is served in it, if the engine is local."""
+        path = self._exits.enter_context(scratch_directory(self._temporary))
+        if os.geteuid() == 0:  # and the containers are not
+            os.chmod(os.path.dirname(path), 0o711)  # noqa: S103 - its content is for them alone
+            os.chown(path, self.uid, self.gid)
+        return Shared("bind", path, path, path)
+
+    def volume(self, mountpoint: str = "/run/lab", *, tmpfs: bool = False) -> Shared:
+        """A named volume of the engine's, on its disk or in memory (``tmpfs``)."""
+        name = f"udslab-{uuid.uuid4().hex[:12]}"
+        options = {}
+        if tmpfs:
+            options = {"type": "tmpfs", "device": "tmpfs", "o": f"uid={self.uid},gid={self.gid},mode=0770"}
+        with self.engine.telling("no volume could be made"):
+            self.engine.client.volumes.create(name, driver_opts=options, labels=self.owner.labels)
+        self._exits.callback(self._remove_volume, name)
+        if tmpfs:
+            return Shared("volume", name, mountpoint, mountpoint)
+        self._bare.add(name)
+        return Shared("volume", name, mountpoint, f"{mountpoint}/{_INNER}")
+
+    def _remove_volume(self, name: str) -> None:
+        with self.engine.telling(f"the volume {name} cannot be removed"):
+            self.engine.client.api.remove_volume(name, force=True)
+
+    def container(self, image: str, *mounts: Shared | Mount, user: str | None = None, **options: Any) -> Container:
+        """A container of ``image`` with an agent in it, which sees ``mounts``. ``user``: instead of the session's uid
+        and gid. ``options``: see :class:`~udslab.containers.container.Container`.
+
+        Raises :class:`~udslab.errors.EngineError`.
+        """
+        shared = [mount for mount in mounts if isinstance(mount, Shared)]
+        bare = [mount for mount in shared if mount.source in self._bare]
+        container = Container(
+            self.engine,
+            image,
+            labels=self.owner.labels,
+            user=user or f"{self.uid}:{self.gid}",
+            mounts=[mount.mount() if isinstance(mount, Shared) else mount for mount in mounts],
+            # The top of a volume is root's, and nobody in a container may change that: a directory is put into it.
+            put={mount.mountpoint: _directory(_INNER, self.uid, self.gid) for mount in bare},
+            **options,
+        )
+        self._bare -= {mount.source for mount in bare}
+        return self._exits.enter_context(container)
+
+
+def _directory(name: str, uid: int, gid: int) -> bytes:
+    """A tar archive of one directory."""
+    entry = tarfile.TarInfo(name)
+    entry.type, entry.mode, entry.uid, entry.gid = tarfile.DIRTYPE, 0o770, uid, gid
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        archive.addfile(entry)
+    return buffer.getvalue()

@@ -1,0 +1,380 @@
+"""Driving an agent (:mod:`udslab.agent`) from elsewhere: its servers, connections and looks, as if they were here."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import itertools
+import os
+import select
+import signal
+import socket
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from typing import Any, Protocol
+
+from udslab.address import Address, AddressLike
+from udslab.connection import connect
+from udslab.credentials import Credentials
+from udslab.deadline import Deadline
+from udslab.errors import AgentGone, Stage, TimedOut, UdsError
+from udslab.state import Status
+from udslab.wire import (
+    Lines,
+    Message,
+    decode_address,
+    decode_credentials,
+    decode_error,
+    decode_status,
+    encode_address,
+    line,
+    pack,
+    unpack,
+)
+
+__all__ = ["Channel", "Info", "Remote", "RemoteConnection", "RemoteProcess", "SocketChannel", "drive"]
+
+_BEAT = 10.0
+"""Seconds between heartbeats; an agent's lease is thrice as long."""
+_PATIENCE = 30.0
+"""Seconds in which an agent answers whatever takes no time of its own."""
+
+
+class Channel(Protocol):
+    """A connection to an agent. ``send`` and ``receive`` are called by different threads."""
+
+    def send(self, data: bytes) -> None:
+        """Send all of it. Raises OSError."""
+
+    def receive(self, timeout: float) -> bytes | None:
+        """What has come; None after ``timeout`` seconds without any, b"" at the end. Raises OSError."""
+
+    def close(self) -> None:
+        """End it: the agent reads end of input, and ``receive`` returns in whatever thread it waits."""
+
+    def why(self) -> str:
+        """What is known about why it has ended, in words."""
+
+
+class SocketChannel:
+    """A channel over a connected socket."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+
+    def send(self, data: bytes) -> None:
+        """See :class:`Channel`."""
+        self._sock.sendall(data)
+
+    def receive(self, timeout: float) -> bytes | None:
+        """See :class:`Channel`."""
+        poll = select.poll()
+        poll.register(self._sock, select.POLLIN)
+        return self._sock.recv(1 << 16) if poll.poll(timeout * 1000) else None
+
+    def close(self) -> None:
+        """See :class:`Channel`."""
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)  # wakes the thread that receives
+        self._sock.close()
+
+    def why(self) -> str:
+        """See :class:`Channel`."""
+        return ""
+
+
+@dataclass(frozen=True)
+class Info:
+    """What an agent is: its version of the lab, Python, kernel and machine (as ``uname -r`` and ``-m`` tell them), host
+    name, and its own pid, uid, gid and umask there."""
+
+    version: str
+    python: str
+    kernel: str
+    machine: str
+    host: str
+    pid: int
+    uid: int
+    gid: int
+    umask: int
+
+
+class Remote:
+    """An agent, as its driver sees it. As a context manager its end is the agent's.
+
+    A thread of its own takes in what the agent says, and sends heartbeats, without which a lease runs out: a forked
+    child has no such thread, and must not use it.
+    """
+
+    def __init__(self, channel: Channel, name: str) -> None:
+        self.name = name
+        self._channel = channel
+        self._numbers = itertools.count(1)
+        self._lock = threading.Lock()
+        self._answers: dict[int, SimpleQueue[Message | UdsError]] = {}
+        self._gone: UdsError | None = None
+        self._pid = os.getpid()
+        self._thread = threading.Thread(target=self._take_in, name=f"udslab agent {name}", daemon=True)
+        self._thread.start()
+
+    # What can be asked
+
+    def info(self) -> Info:
+        """Who and where it is."""
+        return Info(**self.ask("info"))
+
+    def status(self, address: AddressLike, *, owners: bool = False) -> Status:
+        """What is at ``address`` there, as :func:`udslab.state.status` sees it there."""
+        return decode_status(self.ask("status", address=encode_address(address), owners=owners))
+
+    def serve(
+        self, address: AddressLike, service: str = "upper", *, umask: int | None = None, **options: Any
+    ) -> RemoteProcess:
+        """Start a server in a process of its own there; it serves when this returns. ``options``: those of
+        :func:`udslab.server.serve`. Raises as that, the error having happened there."""
+        if not isinstance(service, str):
+            raise TypeError(f"a service in another process goes by its name or module:name, not as {service!r}")
+        words = {key: getattr(value, "value", value) for key, value in options.items()}
+        answer = self.ask("serve", address=encode_address(address), umask=umask, options={"service": service, **words})
+        return RemoteProcess(self, f"server on {Address.parse(address)}", answer)
+
+    def start(
+        self,
+        command: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+        umask: int | None = None,
+    ) -> RemoteProcess:
+        """Start a command there, with the agent's environment unless ``env`` is given."""
+        answer = self.ask("start", command=list(command), env=None if env is None else dict(env), cwd=cwd, umask=umask)
+        return RemoteProcess(self, command[0], answer)
+
+    def connect(
+        self,
+        address: AddressLike,
+        *,
+        type: str = "stream",
+        timeout: float | None = None,
+        bind: AddressLike | None = None,
+        umask: int | None = None,
+    ) -> RemoteConnection:
+        """Connect there, in a process of its own. Raises as :func:`udslab.connection.connect`."""
+        own = bind if bind is None or bind == "auto" else encode_address(bind)
+        options = {"type": str(type), "timeout": timeout, "bind": own}
+        answer = self.ask("connect", timeout, address=encode_address(address), umask=umask, options=options)
+        return RemoteConnection(self, answer)
+
+    def ask(self, op: str, patience: float | None = None, /, **arguments: Any) -> Any:
+        """Ask the agent for an operation, and wait for its answer, ``patience`` seconds longer than it needs itself.
+
+        Raises what it raised there, :class:`~udslab.errors.AgentGone`, :class:`~udslab.errors.TimedOut`.
+        """
+        id = next(self._numbers)
+        answers: SimpleQueue[Message | UdsError] = SimpleQueue()
+        self._answers[id] = answers
+        try:
+            self._send({"id": id, "op": op, **arguments})
+            answer = answers.get(timeout=_PATIENCE + (patience or 0.0))
+        except Empty:
+            what = f"the agent of {self.name} has not answered {op!r}"
+            raise TimedOut(Stage.AGENT, errno.ETIMEDOUT, None, "is it paused, or its machine too busy?", what) from None
+        finally:
+            self._answers.pop(id, None)
+        if isinstance(answer, UdsError):
+            raise answer
+        if "error" in answer:
+            raise decode_error(answer["error"])
+        return answer["result"]
+
+    def tell(self, op: str, **arguments: Any) -> None:
+        """Ask for an operation that is not answered."""
+        self._send({"op": op, **arguments})
+
+    @property
+    def alive(self) -> bool:
+        """Whether it has not been seen to end."""
+        return self._gone is None
+
+    def close(self) -> None:
+        """End the connection, and with it the agent and all that it has started. In a forked child: does nothing."""
+        if os.getpid() != self._pid:
+            return
+        self._channel.close()
+        self._thread.join()
+
+    def __enter__(self) -> Remote:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    # The wire
+
+    def _send(self, message: Message) -> None:
+        if os.getpid() != self._pid:
+            raise self._ended("it belongs to the process that this one was forked from")
+        data = line(message)
+        with self._lock:
+            if self._gone is not None:
+                raise self._gone
+            try:
+                self._channel.send(data)
+            except OSError as error:
+                raise self._ended(str(error)) from error
+
+    def _take_in(self) -> None:
+        lines = Lines()
+        why = ""
+        try:
+            while True:
+                data = self._channel.receive(_BEAT)
+                if data is None:
+                    self.tell("beat")
+                    continue
+                if not data:
+                    break
+                for message in lines.feed(data):
+                    answers = self._answers.get(message["id"])
+                    if answers is not None:
+                        answers.put(message)
+        except (OSError, ValueError) as error:  # ValueError: the descriptor has been closed
+            why = str(error)
+        gone = self._ended(self._channel.why() or why)
+        with self._lock:
+            self._gone = gone
+        for answers in list(self._answers.values()):
+            answers.put(gone)
+
+    def _ended(self, why: str) -> AgentGone:
+        return AgentGone(Stage.AGENT, errno.ESHUTDOWN, None, why, f"the agent of {self.name} has ended")
+
+
+class RemoteProcess:
+    """A process that an agent has started. As a context manager it ends with the block."""
+
+    def __init__(self, remote: Remote, name: str, answer: Message) -> None:
+        self.name = name
+        self.pid: int = answer["pid"]
+        """Its number in the agent's pid namespace."""
+        self._remote = remote
+        self._number: int = answer["child"]
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal, unless it has exited. After SIGSTOP it is stopped when this returns."""
+        self._remote.ask("signal", child=self._number, signal=int(number))
+
+    def freeze(self) -> None:
+        """SIGSTOP, and wait until it is stopped."""
+        self.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """SIGCONT."""
+        self.send_signal(signal.SIGCONT)
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait until it has exited; its exit status, the negative of the signal that ended it.
+
+        Raises :class:`~udslab.errors.TimedOut`.
+        """
+        return int(self._remote.ask("wait", timeout, child=self._number, timeout=timeout))
+
+    def end(self, grace: float = 5.0) -> int:
+        """SIGTERM; SIGKILL if it still runs after ``grace`` seconds; its exit status."""
+        return int(self._remote.ask("end", grace, child=self._number, grace=grace))
+
+    def kill(self) -> int:
+        """SIGKILL to its process group; its exit status (-9, if it had not ended before)."""
+        return int(self._remote.ask("end", child=self._number))
+
+    def output(self) -> str:
+        """What it has written so far: the last 256 KiB."""
+        answer = self._remote.ask("output", child=self._number)
+        dropped = f"[{answer['dropped']} bytes before this were dropped]\n" if answer["dropped"] else ""
+        return dropped + unpack(answer["data"]).decode(errors="backslashreplace")
+
+    def __enter__(self) -> RemoteProcess:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        with contextlib.suppress(AgentGone):
+            self.end()
+            self._remote.tell("forget", child=self._number)
+
+
+class RemoteConnection:
+    """A connection that a process of an agent's holds. As a context manager it is closed with the block.
+
+    ``credentials``: of the other side, as the kernel tells them there (None for datagrams); ``address`` and
+    ``peer_address``: its own end's, and the other's.
+    """
+
+    def __init__(self, remote: Remote, answer: Message) -> None:
+        self.credentials: Credentials | None = answer["credentials"] and decode_credentials(answer["credentials"])
+        self.address = decode_address(answer["name"])
+        self.peer_address = decode_address(answer["peer"])
+        self.pid: int = answer["pid"]
+        self._remote = remote
+        self._number: int = answer["child"]
+        self._timeout: float | None = None
+
+    def settimeout(self, timeout: float | None) -> None:
+        """Limit each call from now on, in seconds."""
+        self._timeout = timeout
+
+    def sendall(self, data: bytes) -> None:
+        """Send all of it."""
+        self._ask("sendall", data=pack(data))
+
+    def recv(self, size: int) -> bytes:
+        """Up to ``size`` bytes, as soon as there are any; b"" at end of file."""
+        return unpack(self._ask("recv", size=size))
+
+    def read_exactly(self, size: int) -> bytes:
+        """``size`` bytes. Raises :class:`~udslab.errors.PeerGone`."""
+        return unpack(self._ask("read_exactly", size=size))
+
+    def read_line(self) -> bytes:
+        """Up to and with the next newline; b"" at end of file. Raises :class:`~udslab.errors.PeerGone`."""
+        return unpack(self._ask("read_line"))
+
+    def read_to_end(self) -> bytes:
+        """All until the other side closes."""
+        return unpack(self._ask("read_to_end"))
+
+    def shutdown(self, how: int) -> None:
+        """As ``socket.shutdown``."""
+        self._ask("shutdown", how=int(how))
+
+    def close(self) -> None:
+        """Close it; a file of its own is removed. A second time: does nothing."""
+        if self._number < 0:
+            return
+        number, self._number = self._number, -1
+        with contextlib.suppress(AgentGone):
+            self._remote.ask("close", to=number)
+            self._remote.tell("forget", child=number)
+
+    def _ask(self, op: str, **arguments: Any) -> Any:
+        timeout = self._timeout
+        return self._remote.ask(op, timeout, to=self._number, timeout=timeout, **arguments)
+
+    def __enter__(self) -> RemoteConnection:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def drive(address: AddressLike, *, timeout: float = 10.0) -> Remote:
+    """Drive the agent that waits at ``address`` (``python3 -m udslab.agent --listen PATH``), once it does.
+
+    Raises as :func:`udslab.connection.connect`, and :class:`~udslab.errors.TimedOut` after ``timeout`` seconds.
+    """
+    from udslab.spawn import wait_until
+
+    deadline = Deadline(timeout)
+    wait_until(address, lambda found: found.serving, timeout)
+    return Remote(SocketChannel(connect(address, timeout=deadline.left())), str(Address.parse(address)))

@@ -111,8 +111,8 @@ def _where(name: str | None) -> tuple[str, TLSConfig | None]:
     if name and "://" in name:
         return name, None
     if not name and os.environ.get("DOCKER_HOST"):
-        settings: dict[str, Any] = kwargs_from_env()
-        return settings["base_url"], settings.get("tls")
+        settings = kwargs_from_env()
+        return settings["base_url"], settings.get("tls") or None
     try:
         context = ContextAPI.get_context(name or os.environ.get("DOCKER_CONTEXT"))
         if context is None:

@@ -281,6 +281,19 @@ class RemoteProcess:
         """
         return int(self._remote.ask("wait", timeout, child=self._number, timeout=timeout))
 
+    @property
+    def returncode(self) -> int | None:
+        """Its exit status, as with :meth:`wait`; None while it runs."""
+        return self.wait(0) if self.exits_within(0) else None
+
+    def exits_within(self, timeout: float | None) -> bool:
+        """Whether it has exited, at the latest after ``timeout`` seconds."""
+        try:
+            self.wait(timeout)
+        except TimedOut:
+            return False
+        return True
+
     def end(self, grace: float = 5.0) -> int:
         """SIGTERM; SIGKILL if it still runs after ``grace`` seconds; its exit status."""
         return int(self._remote.ask("end", grace, child=self._number, grace=grace))

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 from udslab import libc
 from udslab.address import AddressLike
@@ -17,7 +18,7 @@ from udslab.deadline import Deadline
 from udslab.errors import Stage, TimedOut, UdsError
 from udslab.state import Status, status
 
-__all__ = ["Process", "end_with_parent", "reset_signals", "wait_until"]
+__all__ = ["Ending", "Process", "end_with_parent", "reset_signals", "wait_until"]
 
 _LAST_PAUSE = 0.02
 
@@ -91,9 +92,14 @@ class Process:
         """The exit status, the negative of the signal that ended it, or None while it runs."""
         return self._popen.poll()
 
+    @property
+    def name(self) -> str:
+        """What it is called in messages: its command's first word."""
+        return self.command[0]
+
     def wait(self, timeout: float | None = None) -> int:
         """Wait until it has exited; its exit status. Raises :class:`~udslab.errors.TimedOut`."""
-        if not self._exits_within(timeout):
+        if not self.exits_within(timeout):
             raise TimedOut(
                 Stage.SERVICE,
                 errno.ETIMEDOUT,
@@ -119,7 +125,7 @@ class Process:
         """SIGTERM; SIGKILL if it still runs after ``grace`` seconds, and to what it leaves of its process group; its
         exit status."""
         self.send_signal(signal.SIGTERM)
-        self._exits_within(grace)
+        self.exits_within(grace)
         return self.kill()
 
     def kill(self) -> int:
@@ -142,7 +148,8 @@ class Process:
         """
         return wait_until(address, lambda found: found.serving, timeout, self)
 
-    def _exits_within(self, timeout: float | None) -> bool:
+    def exits_within(self, timeout: float | None) -> bool:
+        """Whether it has exited, at the latest after ``timeout`` seconds."""
         poll = select.poll()
         poll.register(self._pidfd, select.POLLIN)
         return bool(poll.poll(None if timeout is None else timeout * 1000))
@@ -162,8 +169,30 @@ class Process:
                         pipe.close()
 
 
+class Ending(Protocol):
+    """A process whose end can be waited for: :class:`Process`, or one that an agent has started."""
+
+    @property
+    def name(self) -> str:
+        """What it is called in messages."""
+
+    @property
+    def returncode(self) -> int | None:
+        """Its exit status; None while it runs."""
+
+    def output(self) -> str:
+        """What it has written."""
+
+    def exits_within(self, timeout: float | None) -> bool:
+        """Whether it has exited, at the latest after ``timeout`` seconds."""
+
+
 def wait_until(
-    address: AddressLike, wanted: Callable[[Status], bool], timeout: float = 10.0, process: Process | None = None
+    address: AddressLike,
+    wanted: Callable[[Status], bool],
+    timeout: float = 10.0,
+    process: Ending | None = None,
+    look: Callable[[AddressLike], Status] = status,
 ) -> Status:
     """Wait until what is at ``address`` is as ``wanted``; what is there then.
 
@@ -175,7 +204,7 @@ def wait_until(
     while True:
         # In this order: what it has done before it ended counts.
         ended = process is not None and process.returncode is not None
-        found = status(address)
+        found = look(address)
         if wanted(found):
             return found
         if ended and process is not None:
@@ -185,7 +214,7 @@ def wait_until(
                 errno.ECHILD,
                 str(found.address),
                 f"its last line: {lines[-1]}",
-                f"{process.command[0]} has ended with status {process.returncode} and the path is {found.describe()}",
+                f"{process.name} has ended with status {process.returncode} and the path is {found.describe()}",
             )
         left = deadline.left() or 0.0
         if not left:
@@ -194,6 +223,6 @@ def wait_until(
             )
         pause = min(pause * 1.5, _LAST_PAUSE, left)
         if process is not None:
-            process._exits_within(pause)
+            process.exits_within(pause)
         else:
             select.select([], [], [], pause)

@@ -27,6 +27,7 @@ def script(directory: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
         name: str, *arguments: str, root: Path = ROOT, cwd: Path | str = "/", **variables: str
     ) -> subprocess.CompletedProcess[str]:
         environment = {"PATH": "/usr/bin:/bin", "HOME": str(home), "PYTHON": PYTHON, "PYTHONDONTWRITEBYTECODE": "1"}
+        environment["DOCKER_HOST"] = "unix:///nonexistent"  # the demo in containers: tests/containers/test_compose.py
         return subprocess.run(
             [str(root / "script" / name), *arguments],
             env={**environment, **variables},
@@ -52,7 +53,7 @@ def fake_python(directory: Path, name: str, source: str) -> str:
 
 def test_the_demo_runs_from_any_directory_with_an_empty_home(script, directory):
     done = script("demo", cwd=directory, TMPDIR=str(directory))
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0
     assert done.stdout.endswith("\nAll was as told.\n")
     assert os.listdir(directory) == []
 
@@ -83,7 +84,23 @@ def test_the_demo_runs_from_a_checkout_with_an_odd_path(script, directory):
     for name in ("script", "lab"):
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
     done = script("demo", root=root)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_without_an_engine_the_demo_plays_by_processes_and_says_why(script):
+    done = script("demo")
+    assert done.returncode == 0
+    line, end, rest = done.stderr.partition("\n")
+    assert line.startswith("By processes: ")
+    assert line.endswith("; see script/engine.")
+    assert (end, rest) == ("\n", "")
+
+
+def test_with_an_engine_but_no_compose_the_demo_plays_by_processes_and_says_why(script, directory):
+    fake_python(directory, "docker", 'test "$1" = version')  # stands for a docker command without the plugin
+    done = script("demo", PATH=f"{directory}:/usr/bin:/bin")
+    assert (done.returncode, done.stderr) == (0, "By processes: the docker command has no compose (version 2).\n")
 
 
 def test_the_demo_keeps_the_users_pythonpath(script, directory):

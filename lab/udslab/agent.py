@@ -68,12 +68,12 @@ Body = Callable[[socket.socket], int]
 class _Child:
     number: int
     pid: int
+    op: str
+    """The operation that has made it."""
     channel: socket.socket | None
     output: int
     starting: int | None
     """The id of the request that is answered when it has started."""
-    silent: bool
-    """It says nothing when it starts, for it is another program: exec closes its channel."""
     code: int | None = None
     written: bytearray = field(default_factory=bytearray)
     dropped: int = 0
@@ -274,12 +274,12 @@ class Agent:
     def _serve(self, message: Message) -> None:
         address = decode_address(message["address"])
         child = self._fork(message, lambda channel: _serve(channel, address, message["options"]))
-        self._tell(f"serves {address} by pid {child.pid}")
+        self._tell_of(child, f"serves {address}")
 
     def _start(self, message: Message) -> None:
         command = message["command"]
         child = self._fork(message, lambda channel: _execute(command, message.get("env"), message.get("cwd")))
-        self._tell(f"starts {' '.join(command)} as pid {child.pid}")
+        self._tell_of(child, " ".join(command))
 
     def _connect(self, message: Message) -> None:
         self._fork(message, lambda channel: _converse(channel, message))
@@ -295,7 +295,7 @@ class Agent:
 
     def _signal(self, child: _Child, number: int) -> None:
         if child.code is None:  # not fetched yet, so that the number is still its own
-            self._tell(f"{signal.Signals(number).name} to pid {child.pid}")
+            self._tell_of(child, f"gets {signal.Signals(number).name}")
             with suppress(ProcessLookupError):
                 os.kill(child.pid, number)
 
@@ -329,9 +329,13 @@ class Agent:
         else:
             self._kill_if_alive(child)
 
+    def _tell_of(self, child: _Child, what: str) -> None:
+        if child.op != "connect":  # servers come and go; clients are whoever asks
+            self._tell(f"pid {child.pid}: {what}")
+
     def _kill_if_alive(self, child: _Child) -> None:
         if child.code is None:
-            self._tell(f"SIGKILL to pid {child.pid}")
+            self._tell_of(child, "gets SIGKILL")
             child.kill(signal.SIGKILL)
 
     def _output(self, message: Message) -> None:
@@ -375,7 +379,7 @@ class Agent:
         theirs.close()
         os.close(write)
         os.set_blocking(read, False)
-        child = _Child(next(self._numbers), pid, ours, read, message["id"], silent=message["op"] == "start")
+        child = _Child(next(self._numbers), pid, message["op"], ours, read, message["id"])
         self._children[child.number] = child
         self._selector.register(ours, selectors.EVENT_READ, lambda mask: self._hear(child))
         self._selector.register(read, selectors.EVENT_READ, lambda mask: self._drain(child))
@@ -433,7 +437,7 @@ class Agent:
     def _closed_at_start(self, child: _Child) -> None:
         """It has closed its channel and said nothing: exec has closed it, or it has died."""
         id, child.starting = child.starting, None
-        if child.silent:
+        if child.op == "start":
             self._answer(id, {"child": child.number, "pid": child.pid})
         else:
             self._refuse(id, self._died(child))
@@ -488,7 +492,7 @@ class Agent:
 
     def _ended(self, child: _Child, code: int) -> None:
         child.code = code
-        self._tell(f"pid {child.pid} has ended: {_how(code)}")
+        self._tell_of(child, f"ended, {_how(code)}")
         self._drain(child)
         self._hear(child)
         for id in child.asked:

@@ -91,7 +91,7 @@ class Scene:
     def start_server(self, *options: str, at: AddressLike | None = None) -> ServerProcess:
         """``udslab serve`` in a process of its own, once it serves."""
         address = Address.parse(at or self.path)
-        self._server = self._exits.enter_context(self.start(["-m", "udslab", "serve", *options, str(address)]))
+        self._server = self._exits.enter_context(self.start(["serve", *options, str(address)]))
         wait_until(address, lambda found: found.serving, _PATIENCE, self._server, look=self.look)
         return self._server
 
@@ -100,10 +100,10 @@ class Scene:
         self._server = server
 
     def start(self, arguments: Sequence[str]) -> ServerProcess:
-        """Python with these arguments, where the server belongs."""
+        """The command ``udslab`` with these arguments, where the server belongs."""
         root = os.path.dirname(os.path.dirname(os.path.abspath(udslab.__file__)))
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))}
-        return Process([sys.executable, *arguments], env=environment)
+        return Process([sys.executable, "-m", "udslab", *arguments], env=environment)
 
     def look(self, address: AddressLike) -> Status:
         """What is there, as the server's side sees it."""
@@ -130,7 +130,12 @@ class _SceneApart(Scene):
         self._remote = remote
 
     def start(self, arguments: Sequence[str]) -> ServerProcess:
-        return self._remote.start(["python3", *arguments], umask=self.umask)
+        # By the name of the file alone: the server's container says what it starts, in lines that are short enough.
+        directory = os.path.dirname(self.path)
+        *options, address = arguments
+        return self._remote.start(
+            ["udslab", *options, address.removeprefix(directory + "/")], cwd=directory, umask=self.umask
+        )
 
     def look(self, address: AddressLike) -> Status:
         return self._remote.status(address)
@@ -154,8 +159,8 @@ def bind_makes_the_file(scene: Scene, act: Act) -> None:
         with connect(scene.path) as client:
             act.call("client", f"connect({scene.name})")
             sent = client.send(b"x" * 4096)
-            act.call("client", "write(4096 bytes, which nobody has read yet)", sent)
-            act.call("client", "write(4096 bytes to the FIFO)", os.write(writer, b"x" * 4096))
+            act.call("client", "write(4096 bytes), unread", sent)
+            act.call("client", "write(4096 bytes), to the FIFO", os.write(writer, b"x" * 4096))
             act.disk(scene.path, fifo)
             made, pipe = os.lstat(scene.path), os.lstat(fifo)
     finally:
@@ -186,7 +191,7 @@ def a_client_is_identified(scene: Scene, act: Act) -> None:
         act.call("client", "write(b'hello\\n'); read()", answer)
         act.check("the answer is in upper case", answer == b"HELLO\n", answer)
         told = client.credentials
-        act.call("client", "getsockopt(SO_PEERCRED)", told)
+        act.call("client", "getsockopt(SO_PEERCRED)", _brief(told))
         if scene.apart:
             act.check("who listens has no pid here: another pid namespace", told.pid == 0, told)
             act.check("its user has: not ours", told.uid == os.stat(scene.path).st_uid != os.geteuid(), told)
@@ -195,7 +200,7 @@ def a_client_is_identified(scene: Scene, act: Act) -> None:
     told_by_server = _log_line(server, "client 1: ")
     by_kernel, _, by_file = told_by_server.partition(" bound to ")
     uid = by_file.rpartition("by its file ")[2]
-    act.call("server", "getsockopt(SO_PEERCRED)", by_kernel)
+    act.call("server", "getsockopt(SO_PEERCRED)", _brief(by_kernel))
     if scene.apart:
         act.check("nor have we one there", by_kernel.startswith("pid 0 "), by_kernel)
         act.check("our user has", f" uid {os.geteuid()} " in by_kernel, by_kernel)
@@ -215,14 +220,14 @@ def full_duplex_and_half_close(scene: Scene, act: Act) -> None:
         sent = pool.submit(client.sendall, data)
         answer = client.read_exactly(len(data))
         sent.result()
-        act.call("client", "write(1 MiB), and at the same time read()", f"{len(answer)} bytes")
+        act.call("client", "write(1 MiB) and read()", f"{len(answer)} bytes")
         act.check("both directions worked at once", answer == data.upper(), "other bytes")
-        client.sendall(b"the last words")
+        client.sendall(b"last words")
         client.shutdown(socket.SHUT_WR)
-        act.call("client", "write(b'the last words'); shutdown(SHUT_WR)")
-        answer = client.read_exactly(14)
+        act.call("client", "write(b'last words'); shutdown(SHUT_WR)")
+        answer = client.read_exactly(10)
         act.call("client", "read()", answer)
-        act.check("the other direction still works", answer == b"THE LAST WORDS", answer)
+        act.check("the other direction still works", answer == b"LAST WORDS", answer)
         end = client.recv(1)
         act.call("client", "read()", end)
         act.check("then the server closes, too: end of file", end == b"", end)
@@ -236,7 +241,7 @@ def datagrams_are_reliable(scene: Scene, act: Act) -> None:
     path = scene.path + ".dgram"
     kept = scene.server  # the next acts go on with it
     server = scene.start_server("--type", "dgram", "--service", "echo", at=path)
-    act.call("server", f"socket(SOCK_DGRAM); bind({os.path.basename(path)})", f"pid {server.pid}")
+    act.call("server", f"bind({os.path.basename(path)}), SOCK_DGRAM", f"pid {server.pid}")
     act.disk(path)
 
     def send(number: int) -> bool:
@@ -436,3 +441,8 @@ def _failure(call: Callable[[], object]) -> int:
 
 def _shown(number: int) -> str:
     return f"-1 {errno.errorcode.get(number, number)}" if number else "0"
+
+
+def _brief(credentials: object) -> str:
+    """Pid and uid of what :class:`~udslab.credentials.Credentials` say, so that a line fits on a terminal."""
+    return str(credentials).replace(" (in another pid namespace)", "").partition(" gid ")[0]

@@ -33,8 +33,7 @@ class Owner:
     @classmethod
     def this_process(cls) -> Owner:
         """A new session of this process."""
-        pid = os.getpid()
-        return cls(uuid.uuid4().hex[:12], *_here(), str(pid), _start_time(pid))
+        return cls(uuid.uuid4().hex[:12], *_here(), str(os.getpid()), _start_time("self"))
 
     @classmethod
     def from_labels(cls, labels: dict[str, str]) -> Owner:
@@ -49,26 +48,41 @@ class Owner:
     @property
     def lives(self) -> bool | None:
         """Whether its process lives; None if that cannot be seen from here."""
-        if not self.pid.isdecimal() or (self.machine, self.boot, self.pidns) != _here():
+        if not self.pid.isdecimal() or not self.pidns or (self.machine, self.boot, self.pidns) != _here():
             return None
-        return _start_time(int(self.pid)) == self.started
+        started = _start_time(self.pid)
+        if not started and _is_hidden(int(self.pid)):
+            return None
+        return started == self.started
 
     def __str__(self) -> str:
-        lives = {True: "lives", False: "has gone", None: "elsewhere"}[self.lives]
-        return f"pid {self.pid} ({lives})"
+        return self.pid + {True: " lives", False: " gone", None: " elsewhere"}[self.lives]
 
 
 def _here() -> tuple[str, str, str]:
     pidns = ""
     with suppress(OSError):
-        pidns = str(os.stat("/proc/self/ns/pid").st_ino)
+        if os.readlink("/proc/self") == str(os.getpid()):  # else it shows another namespace's processes
+            pidns = str(os.stat("/proc/self/ns/pid").st_ino)
     return _read("/etc/machine-id"), _read("/proc/sys/kernel/random/boot_id"), pidns
 
 
-def _start_time(pid: int) -> str:
-    """When a process was started, in clock ticks since boot; empty if it has gone."""
+def _start_time(pid: str) -> str:
+    """When a process was started, in clock ticks since boot; empty if it has gone, also if nobody has waited for it."""
     # The command's name, in parentheses, may hold anything.
-    return (_read(f"/proc/{pid}/stat").rpartition(")")[2].split()[19:20] or [""])[0]
+    fields = _read(f"/proc/{pid}/stat").rpartition(")")[2].split()
+    return fields[19] if fields and fields[0] not in ("Z", "X") else ""
+
+
+def _is_hidden(pid: int) -> bool:
+    """Whether it is there although it could not be read: /proc mounted with hidepid, and another user's."""
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except (OSError, OverflowError):
+        pass
+    return False
 
 
 def _read(path: str) -> str:

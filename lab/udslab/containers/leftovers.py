@@ -21,6 +21,13 @@ __all__ = ["Kind", "Leftover", "find", "reap", "sweep"]
 _FRESH = 300.0
 """Seconds for which nothing is swept, by the engine's clock: whoever has just made it may still be about to use it."""
 _ENDED = ("created", "exited", "dead")
+_WHY_LEFT = {
+    "running": "its agent ends it in time",
+    "restarting": "its agent ends it in time",
+    "paused": "docker unpause lets it end",
+    "removing": "it is being removed",
+    "mounted": "a container mounts it",
+}
 
 
 class Kind(Word):
@@ -57,11 +64,7 @@ class Leftover:
     @property
     def why_left(self) -> str:
         """Why it may not be removed, in words."""
-        if self.state in ("running", "restarting"):
-            return "its agent ends it when nobody drives it"
-        if self.state == "paused":
-            return "it is paused; docker unpause lets it end"
-        return "it is mounted" if self.state == "mounted" else "its owner lives"
+        return _WHY_LEFT.get(self.state, "its owner lives")
 
     def remove(self, engine: Engine) -> None:
         """Remove it, unless somebody else already has. Raises :class:`~udslab.errors.EngineError`."""
@@ -80,7 +83,7 @@ def find(engine: Engine, session: str | None = None) -> Iterator[Leftover]:
     with engine.telling("containers and volumes cannot be listed"):
         now = _seconds(engine.now)
         containers = engine.client.api.containers(all=True, filters={"label": label})
-        mounted = {mount.get("Name") for one in engine.client.api.containers(all=True) for mount in one["Mounts"]}
+        mounted = {mount.get("Name") for one in engine.client.api.containers(all=True) for mount in one["Mounts"] or ()}
         volumes = engine.client.api.volumes(filters={"label": label})["Volumes"] or []
     for one in containers:
         owner = Owner.from_labels(one["Labels"])

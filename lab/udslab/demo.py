@@ -147,7 +147,7 @@ class _SceneApart(Scene):
 def bind_makes_the_file(scene: Scene, act: Act) -> None:
     """bind makes the socket file"""
     server = scene.start_server("--service", "discard")
-    act.call("server", f"socket(); bind({scene.name}); listen(128)", f"pid {server.pid}")
+    act.call("server", f"bind({scene.name}); listen(128)", f"pid {server.pid}")
     server.freeze()
     act.call("server", "is stopped: it reads nothing")
     fifo = os.path.join(os.path.dirname(scene.path), "demo.fifo")

@@ -8,12 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from images import IMAGE
 
 from pytest_udslab.plugin import lacking
 from udslab.containers import Container, Engine, Session, Shared
 from udslab.errors import EngineError
-
-IMAGE = "udslab-base:debian-12"
 
 
 @pytest.fixture(scope="session")

@@ -55,9 +55,6 @@ class Owner:
             return None
         return started == self.started
 
-    def __str__(self) -> str:
-        return self.pid + {True: " lives", False: " gone", None: " elsewhere"}[self.lives]
-
 
 def _here() -> tuple[str, str, str]:
     pidns = ""

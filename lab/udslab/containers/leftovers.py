@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from http import HTTPStatus
 
 from docker.errors import APIError, NotFound
 
 from udslab.containers.engine import Engine
 from udslab.containers.labels import SESSION, Owner
 from udslab.errors import EngineError
-from udslab.scratch import sweep as sweep_directories
 from udslab.word import Word
 
 __all__ = ["Kind", "Leftover", "find", "reap", "sweep"]
 
 _FRESH = 300.0
 """Seconds for which nothing is swept, by the engine's clock: whoever has just made it may still be about to use it."""
+_PATIENCE = 10.0
+"""Seconds in which a container that is being removed has gone."""
 _ENDED = ("created", "exited", "dead")
 _WHY_LEFT = {
     "running": "its agent ends it in time",
@@ -107,22 +111,34 @@ def sweep(engine: Engine) -> list[Leftover]:
     return swept
 
 
-def reap(url: str, session: str, *directories: str) -> None:
-    """Remove all that a session has left whose process is known to have died, and sweep scratch directories.
+def reap(name: str, session: str, root: str) -> None:
+    """Remove all that a session has left whose process is known to have died: on the engine, and the scratch directory
+    ``root``, which a forked child of that process may still hold.
 
     Called by its :class:`~udslab.reaper.Reaper`, and by nobody else: also what runs goes.
     """
-    for directory in directories:
-        sweep_directories(directory)
-    with Engine(url) as engine:
-        for leftover in find(engine, session):
-            with suppress(NotFound, APIError, EngineError):  # it removes itself just now
-                if leftover.kind is Kind.CONTAINER:
-                    engine.client.api.remove_container(leftover.name, force=True, v=True)
-                else:
-                    leftover.remove(engine)
-    for directory in directories:
-        sweep_directories(directory)  # what the containers have just written
+    try:
+        with Engine(name) as engine:
+            for leftover in find(engine, session):
+                with suppress(EngineError):
+                    _remove_by_force(engine, leftover)
+    finally:  # after the containers, which write there
+        shutil.rmtree(os.path.dirname(root), ignore_errors=True)
+
+
+def _remove_by_force(engine: Engine, leftover: Leftover) -> None:
+    api = engine.client.api
+    if leftover.kind is Kind.VOLUME:
+        leftover.remove(engine)
+        return
+    with engine.telling(f"container {leftover.name} cannot be removed"), suppress(NotFound):
+        try:
+            api.remove_container(leftover.name, force=True, v=True)
+        except APIError as error:
+            if error.status_code != HTTPStatus.CONFLICT:
+                raise
+            # It removes itself just now, and its volumes are free when it has gone.
+            api.wait(leftover.name, timeout=_PATIENCE, condition="removed")
 
 
 def _seconds(time: str) -> float:

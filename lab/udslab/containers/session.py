@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import os
 import tarfile
-import tempfile
 import uuid
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -68,14 +68,15 @@ class Session:
         uid, gid = os.geteuid(), os.getegid()
         self.uid, self.gid = (uid, gid) if uid else (LAB_ID, LAB_ID)
         """Who runs in its containers, and whose its directories and volumes are."""
+        self._numbers = itertools.count(1)
         self._bare: set[str] = set()
         """The volumes that have no inner directory yet."""
 
     def __enter__(self) -> Session:
         try:
-            self._temporary = tempfile.gettempdir()
+            self._root = self._exits.enter_context(scratch_directory())
             reap = "udslab.containers.leftovers:reap"
-            self._exits.enter_context(Reaper(reap, self.engine.url, self.owner.session, self._temporary))
+            self._exits.enter_context(Reaper(reap, self.engine.name, self.owner.session, self._root))
             sweep(self.engine)
         except BaseException:
             self._exits.close()
@@ -83,14 +84,17 @@ class Session:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._exits.close()
+        if os.getpid() == int(self.owner.pid):  # not in a forked child: it is the parent's
+            self._exits.close()
 
     def directory(self) -> Shared:
         """A fresh directory of the host's with a short path, the same in every container: any client on the host can
         connect to what is served in it, if the engine is local."""
-        path = self._exits.enter_context(scratch_directory(self._temporary))
+        path = os.path.join(self._root, str(next(self._numbers)))
+        os.mkdir(path, 0o700)
         if os.geteuid() == 0:  # and the containers are not
-            os.chmod(os.path.dirname(path), 0o711)  # noqa: S103 - its content is for them alone
+            for above in (self._root, os.path.dirname(self._root)):
+                os.chmod(above, 0o711)  # noqa: S103 - its content is for them alone
             os.chown(path, self.uid, self.gid)
         return Shared("bind", path, path, path)
 

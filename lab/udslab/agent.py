@@ -5,7 +5,8 @@ at which one driver may connect. :mod:`udslab.remote` drives it, in the words of
 ``id``, ``op`` and the operation's arguments; its answer the same ``id`` and ``result`` or ``error``.
 
 Servers and connections are children, forked, and each has a number of its own that is never used again. Every child
-leads a process group, has its signals at their defaults, and cannot reach the agent's descriptors.
+leads a process group, has its signals at their defaults (Python's, if it is one), and cannot reach the agent's
+descriptors.
 
 The end of the input means that the driver has gone. Where no end of input comes (the engine was killed, a forked child
 of the driver's holds the connection) a lease does: no input for that long. Then, as at SIGTERM, it ends what it has
@@ -33,7 +34,7 @@ from udslab import __version__, libc
 from udslab.address import Address
 from udslab.connection import Connection, connect
 from udslab.deadline import now
-from udslab.errors import AgentGone, Stage, UdsError, failure
+from udslab.errors import AgentGone, Stage, TimedOut, UdsError, failure
 from udslab.listener import listen
 from udslab.server import Server, run_until_signal, serve
 from udslab.socktype import SocketType, open_pair
@@ -59,6 +60,10 @@ _GRACE = 0.5
 _OUTPUT = 1 << 18
 """How many bytes of a child's output are kept: the last ones."""
 _CHUNK = 1 << 16
+_ROUNDS = 16
+"""How many chunks of a child's output are read in a row: as much as a pipe can be made to hold."""
+_LONGEST = 3600.0
+"""Seconds after which the loop goes round if nothing happens: poll(2) does not take every number."""
 
 Body = Callable[[socket.socket], int]
 """What a child does: given its channel; its exit status."""
@@ -75,6 +80,8 @@ class _Child:
     starting: int | None
     """The id of the request that is answered when it has started."""
     code: int | None = None
+    unsent: bytearray = field(default_factory=bytearray)
+    """What is passed on to it, as soon as it takes it."""
     written: bytearray = field(default_factory=bytearray)
     dropped: int = 0
     waiting: set[int] = field(default_factory=set)
@@ -85,9 +92,10 @@ class _Child:
     forgotten: bool = False
 
     def kill(self, number: int) -> None:
-        """A signal to its process group, and so to what it has left of it when it ended."""
-        with suppress(ProcessLookupError):
-            os.killpg(self.pid, number)
+        """A signal to its process group, and so to what it leaves of it when it ends."""
+        if self.code is None:  # not fetched yet, so that the number is still its own
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, number)
 
 
 class Agent:
@@ -117,7 +125,7 @@ class Agent:
         self._numbers = itertools.count(1)
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._ending = False
-        self._selector = selectors.DefaultSelector()
+        self._selector = selectors.PollSelector()  # takes any file, and is none that children would inherit
         self._wakened, self._waker = open_pair(SocketType.STREAM)
         for fd in {source, sink}:
             os.set_blocking(fd, False)
@@ -133,13 +141,12 @@ class Agent:
             signal.signal(number, lambda *_: None)  # it only wakes the loop
         libc.set_dumpable(False)  # no child of the same user opens our descriptors by /proc
         while not (self._ending and all(child.code is not None for child in self._children.values())):
-            ready = self._selector.select(self._pause())
-            for key, mask in ready:
+            for key, mask in self._selector.select(self._pause()):
                 key.data(mask)  # harmless where one before it has closed it
             while self._timers and self._timers[0][0] <= now():
                 heapq.heappop(self._timers)[2]()
-            # Only when there was nothing to read: after a pause of the container there is, and it is late.
-            if not ready and self._lease is not None and now() >= self._heard + self._lease:
+            # After what there was to read: after a pause of the container there is, and it is late.
+            if self._lease is not None and now() >= self._heard + self._lease:
                 self._end(f"nothing was heard for {self._lease:g} s")
 
     # Input and output
@@ -148,7 +155,7 @@ class Agent:
         due = [self._timers[0][0]] if self._timers else []
         if self._lease is not None and not self._ending:
             due.append(self._heard + self._lease)
-        return max(0.0, min(due) - now()) if due else None
+        return max(0.0, min(_LONGEST, min(due) - now())) if due else None
 
     def _at(self, when: float, call: Callable[[], None]) -> None:
         heapq.heappush(self._timers, (when, next(self._numbers), call))
@@ -227,9 +234,8 @@ class Agent:
                 self._selector.unregister(fd)
         self._ending = True
         for child in self._children.values():
-            self._signal(child, signal.SIGTERM)
+            self._terminate(child, _GRACE)
             child.kill(signal.SIGCONT)  # a stopped one could not end
-            self._at(now() + _GRACE, lambda child=child: child.kill(signal.SIGKILL))  # type: ignore[misc]
 
     # Requests
 
@@ -278,8 +284,9 @@ class Agent:
 
     def _start(self, message: Message) -> None:
         command = message["command"]
+        words = " ".join(command)
         child = self._fork(message, lambda channel: _execute(command, message.get("env"), message.get("cwd")))
-        self._tell_of(child, " ".join(command))
+        self._tell_of(child, words)
 
     def _connect(self, message: Message) -> None:
         self._fork(message, lambda channel: _converse(channel, message))
@@ -295,7 +302,7 @@ class Agent:
 
     def _signal(self, child: _Child, number: int) -> None:
         if child.code is None:  # not fetched yet, so that the number is still its own
-            self._tell_of(child, f"gets {signal.Signals(number).name}")
+            self._tell_of(child, f"gets {_name(number)}")
             with suppress(ProcessLookupError):
                 os.kill(child.pid, number)
 
@@ -324,10 +331,14 @@ class Agent:
             return
         child.waiting.add(message["id"])
         if grace:
-            self._signal(child, signal.SIGTERM)
-            self._at(now() + grace, lambda: self._kill_if_alive(child))
+            self._terminate(child, grace)
         else:
             self._kill_if_alive(child)
+
+    def _terminate(self, child: _Child, grace: float) -> None:
+        with suppress(PermissionError):  # it has become another user
+            self._signal(child, signal.SIGTERM)
+        self._at(now() + grace, lambda: self._kill_if_alive(child))
 
     def _tell_of(self, child: _Child, what: str) -> None:
         if child.op != "connect":  # servers come and go; clients are whoever asks
@@ -350,7 +361,7 @@ class Agent:
             self._close(child)
         else:
             child.forgotten = True
-            self._kill_if_alive(child)
+            self._terminate(child, _GRACE)
 
     def _beat(self, message: Message) -> None:
         """Only to be heard."""
@@ -360,35 +371,49 @@ class Agent:
     def _fork(self, message: Message, body: Body) -> _Child:
         if self._ending:
             raise AgentGone(Stage.AGENT, errno.ESHUTDOWN, None, what="the agent is about to end")
+        id = message["id"]
         ours, theirs = open_pair(SocketType.STREAM)
         theirs.setblocking(True)
         read, write = os.pipe()
         die_with_us = end_with_parent()
-        pid = os.fork()
-        if pid == 0:
-            code = 1
-            try:
-                os.setsid()
-                die_with_us()
-                self._leave(write, message.get("umask"))
-                code = body(theirs)
-            except BaseException as error:  # noqa: BLE001 - it is told to whoever asked, or stands in the output
-                _say(theirs, {"error": encode_error(error)}) or os.write(2, f"udslab: {error}\n".encode())
-            finally:
-                os._exit(code)
-        theirs.close()
-        os.close(write)
+        # Until the child has put off what is the agent's, its signals would wake the agent, and be lost to itself.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        try:
+            pid = os.fork()
+            if pid == 0:
+                code = 1
+                try:
+                    os.setsid()
+                    die_with_us()
+                    ours.close()
+                    os.close(read)
+                    self._leave(write, message.get("umask"))
+                    code = body(theirs)
+                except BaseException as error:  # noqa: BLE001 - it is told to whoever asked, or stands in the output
+                    _say(theirs, {"error": encode_error(error)}) or os.write(2, f"udslab: {error}\n".encode())
+                finally:
+                    try:
+                        sys.stdout.flush()
+                    finally:
+                        os._exit(code)
+        except OSError:
+            os.close(read)
+            raise
+        finally:
+            os.close(write)
+            theirs.close()
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         os.set_blocking(read, False)
-        child = _Child(next(self._numbers), pid, message["op"], ours, read, message["id"])
+        child = _Child(next(self._numbers), pid, message["op"], ours, read, id)
         self._children[child.number] = child
-        self._selector.register(ours, selectors.EVENT_READ, lambda mask: self._hear(child))
+        self._selector.register(ours, selectors.EVENT_READ, lambda mask: self._attend(child, mask))
         self._selector.register(read, selectors.EVENT_READ, lambda mask: self._drain(child))
         return child
 
     def _leave(self, output: int, umask: int | None) -> None:
         """In the child: put off all that is the agent's."""
         signal.set_wakeup_fd(-1)
-        for fd in {self._source, self._sink, self._selector.fileno()}:
+        for fd in {self._source, self._sink}:
             os.close(fd)
         self._wakened.close()
         self._waker.close()
@@ -402,49 +427,67 @@ class Agent:
             os.dup2(fd, target)
         os.close(null)
         os.close(output)
+        sys.stdout = sys.stderr = open(1, "w", buffering=1, errors="backslashreplace", closefd=False)
         reset_signals()
+        for number in _PYTHON_IGNORES:
+            signal.signal(number, signal.SIG_IGN)
         libc.set_dumpable(True)
         if umask is not None:
             os.umask(umask)
+
+    def _attend(self, child: _Child, mask: int) -> None:
+        if mask & selectors.EVENT_WRITE:
+            self._push(child)
+        if mask & selectors.EVENT_READ:
+            self._hear(child)
+
+    def _push(self, child: _Child) -> None:
+        """Pass on what it takes now. Never waits: one that is busy, or stopped, must not keep the others waiting."""
+        if child.channel is None:
+            return
+        try:
+            while child.unsent:
+                del child.unsent[: child.channel.send(child.unsent)]
+        except BlockingIOError:
+            pass
+        except OSError:
+            child.unsent.clear()  # it has ended, or is about to
+        key = self._selector.get_key(child.channel)
+        write = selectors.EVENT_WRITE if child.unsent else 0
+        self._selector.modify(child.channel, selectors.EVENT_READ | write, key.data)
 
     def _hear(self, child: _Child) -> None:
         """What a child says on its channel: that it has started, then answers to what was passed on to it."""
         while child.channel is not None:
             try:
                 data = child.channel.recv(_CHUNK)
+                messages = list(child.lines.feed(data))
             except BlockingIOError:
                 return
             except OSError:
-                data = b""
-            if not data:
-                self._selector.unregister(child.channel)
-                child.channel.close()
-                child.channel = None
-                if child.starting is not None:
-                    self._closed_at_start(child)
-                return
-            for message in child.lines.feed(data):
-                if child.starting is not None:
+                data, messages = b"", []
+            for message in messages:
+                if child.starting is None:
+                    if message.get("id") in child.asked:
+                        child.asked.remove(message["id"])
+                        self._send(message)
+                elif "error" in message:
                     id, child.starting = child.starting, None
-                    if "error" in message:
-                        self._send({"id": id, **message})
-                    else:
-                        self._answer(id, {"child": child.number, "pid": child.pid, **message["result"]})
+                    self._send({**message, "id": id})
                 else:
-                    child.asked.discard(message["id"])
-                    self._send(message)
+                    self._started(child, message["result"])
+            if not data:
+                self._close_channel(child)
+                if child.op == "start" and child.starting is not None:
+                    self._started(child, {})  # exec has closed it
 
-    def _closed_at_start(self, child: _Child) -> None:
-        """It has closed its channel and said nothing: exec has closed it, or it has died."""
+    def _started(self, child: _Child, result: Message) -> None:
         id, child.starting = child.starting, None
-        if child.op == "start":
-            self._answer(id, {"child": child.number, "pid": child.pid})
-        else:
-            self._refuse(id, self._died(child))
+        self._answer(id, {**result, "child": child.number, "pid": child.pid})
 
     def _died(self, child: _Child) -> UdsError:
         said = bytes(child.written).decode(errors="backslashreplace").strip().splitlines() or ["it has written nothing"]
-        what = f"pid {child.pid} has ended with status {child.code}"
+        what = f"pid {child.pid} " + ("answers no more" if child.code is None else f"has ended: {_how(child.code)}")
         return AgentGone(Stage.AGENT, errno.ECHILD, None, f"its last line: {said[-1]}", what)
 
     def _pass_on(self, message: Message) -> None:
@@ -452,23 +495,20 @@ class Agent:
         if child.channel is None:
             raise self._died(child)
         child.asked.add(message["id"])
-        # A child that does not read keeps the others waiting, but not for long.
-        child.channel.settimeout(1.0)
-        try:
-            child.channel.sendall(line(message))
-        finally:
-            child.channel.setblocking(False)
+        child.unsent += line(message)
+        self._push(child)
 
     def _drain(self, child: _Child) -> None:
-        while child.output >= 0:
+        """Take what it has written, but not for ever: some write faster than we read."""
+        for _ in range(_ROUNDS):
+            if child.output < 0:
+                return
             try:
                 data = os.read(child.output, _CHUNK)
             except BlockingIOError:
                 return
             if not data:
-                self._selector.unregister(child.output)
-                os.close(child.output)
-                child.output = -1
+                self._close_output(child)
                 return
             child.written += data
             if len(child.written) > _OUTPUT:
@@ -482,7 +522,7 @@ class Agent:
                 found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
                 if found is None:
                     return
-                living = [child for child in self._children.values() if child.code is None]
+                living = (child for child in self._children.values() if child.code is None)
                 child = next((child for child in living if child.pid == found.si_pid), None)
                 if child is not None:
                     child.kill(signal.SIGKILL)  # what it leaves behind; as long as its number is still its own
@@ -495,6 +535,9 @@ class Agent:
         self._tell_of(child, f"ended, {_how(code)}")
         self._drain(child)
         self._hear(child)
+        if child.starting is not None:
+            child.asked.add(child.starting)
+            child.starting = None
         for id in child.asked:
             self._refuse(id, self._died(child))
         for id in child.waiting:
@@ -506,13 +549,20 @@ class Agent:
 
     def _close(self, child: _Child) -> None:
         del self._children[child.number]
-        for fileobj in (child.channel, child.output if child.output >= 0 else None):
-            if fileobj is not None:
-                self._selector.unregister(fileobj)
+        self._close_channel(child)
+        self._close_output(child)
+
+    def _close_channel(self, child: _Child) -> None:
         if child.channel is not None:
+            self._selector.unregister(child.channel)
             child.channel.close()
+            child.channel = None
+
+    def _close_output(self, child: _Child) -> None:
         if child.output >= 0:
+            self._selector.unregister(child.output)
             os.close(child.output)
+            child.output = -1
 
 
 _OPERATIONS: dict[str, Callable[[Agent, Message], None]] = {
@@ -530,8 +580,19 @@ _OPERATIONS: dict[str, Callable[[Agent, Message], None]] = {
 }
 
 
+_PYTHON_IGNORES = (signal.SIGPIPE, signal.SIGXFSZ)
+"""So that writing raises BrokenPipeError, or OSError (EFBIG), instead."""
+
+
 def _how(code: int) -> str:
-    return signal.Signals(-code).name if code < 0 else f"exit status {code}"
+    return _name(-code) if code < 0 else f"exit status {code}"
+
+
+def _name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # most real-time signals have none
+        return f"signal {number}"
 
 
 def _say(channel: socket.socket, message: Message) -> bool:
@@ -563,6 +624,7 @@ def _serve(channel: socket.socket, address: Address, options: dict[str, Any]) ->
 def _execute(command: list[str], env: dict[str, str] | None, cwd: str | None) -> int:
     if cwd is not None:
         os.chdir(cwd)
+    reset_signals()  # those that Python ignores, too
     try:
         os.execvpe(command[0], command, os.environ if env is None else env)  # noqa: S606 - no shell is wanted
     except OSError as error:
@@ -575,7 +637,9 @@ def _converse(channel: socket.socket, message: Message) -> int:
     bind = options.pop("bind", None)
     if isinstance(bind, list):
         bind = decode_address(bind)
-    connection = connect(decode_address(message["address"]), bind=bind, **options)
+    address = decode_address(message["address"])
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # a file of its own is removed then
+    connection = connect(address, bind=bind, **options)
     with connection:
         _say(
             channel,
@@ -598,8 +662,10 @@ def _converse(channel: socket.socket, message: Message) -> int:
                 try:
                     answer = {"result": _QUESTIONS[request["op"]](connection, request)}
                 except Exception as error:  # noqa: BLE001 - it is told to whoever asked
-                    if isinstance(error, socket.timeout):
-                        error = failure(Stage.RECEIVE, errno.ETIMEDOUT, str(connection.peer_address))
+                    if isinstance(error, OSError) and not isinstance(error, UdsError):
+                        stage = _STAGES.get(request["op"], Stage.RECEIVE)
+                        cause = errno.ETIMEDOUT if isinstance(error, socket.timeout) else error
+                        error = failure(stage, cause, address)
                     answer = {"error": encode_error(error)}
                 _say(channel, {"id": request["id"], **answer})
                 if request["op"] == "close":
@@ -630,8 +696,9 @@ _QUESTIONS: dict[str, Callable[[Connection, Message], object]] = {
     "read_line": _receive(lambda connection, request: connection.read_line()),
     "read_to_end": _receive(_read_to_end),
     "shutdown": lambda connection, request: connection.shutdown(request["how"]),
-    "close": lambda connection, request: None,  # by the end of the block around it
+    "close": lambda connection, request: connection.close(),
 }
+_STAGES = {"sendall": Stage.SEND, "shutdown": Stage.CLOSE}
 
 
 # As a process
@@ -649,11 +716,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         source, sink = _take_standard_streams()
         Agent(source, sink, lease=options.lease, until=until).run()
         return 0
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until the agent has its own handler
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit(0))  # until the agent has its own handlers
     with listen(options.listen, mode=0o660) as listener:
         listener.socket.settimeout(options.limit)
         _print(f"waits for its driver at {listener.address}")
-        driver = listener.accept().detach()
+        try:
+            driver = listener.accept().detach()
+        except TimedOut as error:
+            _print(f"ends: {error}")
+            return 0
     Agent(driver, driver, lease=options.lease, until=until, tell=_print).run()
     return 0
 

@@ -91,9 +91,11 @@ class Scene:
     def start_server(self, *options: str, at: AddressLike | None = None) -> ServerProcess:
         """``udslab serve`` in a process of its own, once it serves."""
         address = Address.parse(at or self.path)
-        self._server = self._exits.enter_context(self.start(["serve", *options, str(address)]))
-        wait_until(address, lambda found: found.serving, _PATIENCE, self._server, look=self.look)
-        return self._server
+        server = self.start(["serve", *options, str(address)])
+        self._exits.enter_context(server)
+        wait_until(address, lambda found: found.serving, _PATIENCE, server, look=self.look)
+        self._server = server
+        return server
 
     def carry_on(self, server: ServerProcess) -> None:
         """Go on with a server of an act before."""

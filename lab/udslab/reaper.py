@@ -41,16 +41,9 @@ class Reaper:
         self.pid = self._process.pid
 
     def close(self) -> None:
-        """There is nothing to do when this process dies. In a forked child: does nothing."""
-        if os.getpid() != self._owner:
-            return
-        if self._process.stdin is not None:
-            with contextlib.suppress(BrokenPipeError):  # it was killed
-                self._process.stdin.write(_DONE)
-                self._process.stdin.flush()
-            with contextlib.suppress(BrokenPipeError):
-                self._process.stdin.close()
-        self._process.wait()
+        """There is nothing to do when this process dies. In a forked child, and a second time: does nothing."""
+        if os.getpid() == self._owner and self._process.returncode is None:
+            self._process.communicate(_DONE)
 
     def __enter__(self) -> Reaper:
         return self
@@ -73,13 +66,10 @@ def _wait(pid: int) -> bool:
     """Wait for the end of the process or of the input; whether it said that it was done."""
     poll = select.poll()
     poll.register(0, select.POLLIN)
-    try:
+    with contextlib.suppress(OSError):  # a kernel without them (before 5.3): there is still the pipe
         poll.register(os.pidfd_open(pid), select.POLLIN)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        pass  # a kernel without them (before 5.3): there is still the pipe
-    poll.poll()
+    if os.getppid() == pid:  # it has not died before that, with its number another's by now
+        poll.poll()
     os.set_blocking(0, False)
     with contextlib.suppress(BlockingIOError):
         return os.read(0, len(_DONE)) == _DONE

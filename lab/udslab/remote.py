@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import itertools
+import math
 import os
 import select
 import signal
@@ -19,7 +20,7 @@ from udslab.address import Address, AddressLike
 from udslab.connection import connect
 from udslab.credentials import Credentials
 from udslab.deadline import Deadline
-from udslab.errors import AgentGone, Stage, TimedOut, UdsError
+from udslab.errors import AgentGone, Stage, TimedOut
 from udslab.state import Status
 from udslab.wire import (
     Lines,
@@ -113,8 +114,9 @@ class Remote:
         self._channel = channel
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
-        self._answers: dict[int, SimpleQueue[Message | UdsError]] = {}
-        self._gone: UdsError | None = None
+        self._answers: dict[int, SimpleQueue[Message | None]] = {}
+        self._gone: str | None = None
+        """Why it has ended."""
         self._pid = os.getpid()
         self._thread = threading.Thread(target=self._take_in, name=f"udslab agent {name}", daemon=True)
         self._thread.start()
@@ -142,15 +144,15 @@ class Remote:
 
     def start(
         self,
-        command: Sequence[str],
+        command: Sequence[str | bytes | os.PathLike[str]],
         *,
         env: Mapping[str, str] | None = None,
         cwd: str | None = None,
         umask: int | None = None,
     ) -> RemoteProcess:
         """Start a command there, with the agent's environment unless ``env`` is given."""
-        answer = self.ask("start", command=list(command), env=None if env is None else dict(env), cwd=cwd, umask=umask)
-        return RemoteProcess(self, command[0], answer)
+        answer = self.ask("start", command=[os.fsdecode(word) for word in command], env=None if env is None else dict(env), cwd=cwd, umask=umask)
+        return RemoteProcess(self, os.fsdecode(command[0]), answer)
 
     def connect(
         self,
@@ -167,24 +169,25 @@ class Remote:
         answer = self.ask("connect", timeout, address=encode_address(address), umask=umask, options=options)
         return RemoteConnection(self, answer)
 
-    def ask(self, op: str, patience: float | None = None, /, **arguments: Any) -> Any:
-        """Ask the agent for an operation, and wait for its answer, ``patience`` seconds longer than it needs itself.
+    def ask(self, op: str, needs: float | None = 0.0, /, **arguments: Any) -> Any:
+        """Ask the agent for an operation that ``needs`` up to so many seconds (None: who knows), and wait for its
+        answer.
 
         Raises what it raised there, :class:`~udslab.errors.AgentGone`, :class:`~udslab.errors.TimedOut`.
         """
         id = next(self._numbers)
-        answers: SimpleQueue[Message | UdsError] = SimpleQueue()
+        answers: SimpleQueue[Message | None] = SimpleQueue()
         self._answers[id] = answers
         try:
             self._send({"id": id, "op": op, **arguments})
-            answer = answers.get(timeout=_PATIENCE + (patience or 0.0))
+            answer = answers.get(timeout=None if needs in (None, math.inf) else _PATIENCE + (needs or 0.0))
         except Empty:
             what = f"the agent of {self.name} has not answered {op!r}"
             raise TimedOut(Stage.AGENT, errno.ETIMEDOUT, None, "is it paused, or its machine too busy?", what) from None
         finally:
             self._answers.pop(id, None)
-        if isinstance(answer, UdsError):
-            raise answer
+        if answer is None:
+            raise self._ended(self._gone or "")
         if "error" in answer:
             raise decode_error(answer["error"])
         return answer["result"]
@@ -219,7 +222,7 @@ class Remote:
         data = line(message)
         with self._lock:
             if self._gone is not None:
-                raise self._gone
+                raise self._ended(self._gone)
             try:
                 self._channel.send(data)
             except OSError as error:
@@ -228,25 +231,25 @@ class Remote:
     def _take_in(self) -> None:
         lines = Lines()
         why = ""
+        beat = Deadline(_BEAT)
         try:
             while True:
-                data = self._channel.receive(_BEAT)
-                if data is None:
-                    self.tell("beat")
-                    continue
-                if not data:
+                data = self._channel.receive(beat.left() or 0.0)
+                if data == b"":
                     break
-                for message in lines.feed(data):
-                    answers = self._answers.get(message["id"])
+                for message in lines.feed(data or b""):
+                    answers = self._answers.get(message.get("id", 0))
                     if answers is not None:
                         answers.put(message)
+                if beat.passed:
+                    self.tell("beat")
+                    beat = Deadline(_BEAT)
         except (OSError, ValueError) as error:  # ValueError: the descriptor has been closed
             why = str(error)
-        gone = self._ended(self._channel.why() or why)
         with self._lock:
-            self._gone = gone
+            self._gone = self._channel.why() or why
         for answers in list(self._answers.values()):
-            answers.put(gone)
+            answers.put(None)
 
     def _ended(self, why: str) -> AgentGone:
         return AgentGone(Stage.AGENT, errno.ESHUTDOWN, None, why, f"the agent of {self.name} has ended")
@@ -367,8 +370,10 @@ class RemoteConnection:
             return
         number, self._number = self._number, -1
         with contextlib.suppress(AgentGone):
-            self._remote.ask("close", to=number)
-            self._remote.tell("forget", child=number)
+            try:
+                self._remote.ask("close", to=number)
+            finally:
+                self._remote.tell("forget", child=number)
 
     def _ask(self, op: str, **arguments: Any) -> Any:
         timeout = self._timeout

@@ -60,18 +60,19 @@ class Lines:
 
     def feed(self, data: bytes) -> Iterator[Message]:
         """The messages that ``data`` completes."""
-        self._rest += data
-        *whole, self._rest = self._rest.split(b"\n")
-        for text in whole:
+        *whole, rest = data.split(b"\n")
+        for end in whole:
+            text, self._rest = self._rest + end, bytearray()
             try:
                 message = json.loads(text)
                 if not isinstance(message, dict):
                     raise ValueError("no object")
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise UdsError(
                     Stage.AGENT, errno.EPROTO, None, f"it begins with {bytes(text[:60])!r}", "a line is no message"
                 ) from error
             yield message
+        self._rest += rest
 
 
 def pack(data: bytes) -> str:
@@ -87,13 +88,14 @@ def unpack(text: str) -> bytes:
 def encode_address(address: AddressLike) -> list[str]:
     """An address, by its exact bytes."""
     parsed = Address.parse(address)
-    return [parsed.kind.value, os.fsdecode(parsed.name)]
+    # Not os.fsdecode: the other end's file names may be in another encoding.
+    return [parsed.kind.value, parsed.name.decode("utf-8", "surrogateescape")]
 
 
 def decode_address(message: list[str]) -> Address:
     """What :func:`encode_address` encoded."""
     kind, name = message
-    return Address(AddressKind(kind), os.fsencode(name))
+    return Address(AddressKind(kind), name.encode("utf-8", "surrogateescape"))
 
 
 def encode_credentials(credentials: Credentials) -> list[int]:

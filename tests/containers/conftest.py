@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from images import IMAGE
 
+from images import IMAGE
 from pytest_udslab.plugin import lacking
 from udslab.containers import Container, Engine, Session, Shared
 from udslab.errors import EngineError

@@ -6,16 +6,14 @@ import json
 import os
 import pty
 import select
-import shutil
 import subprocess
-import sys
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from images import IMAGE
 
+from images import IMAGE
 from pytest_udslab.plugin import lacking
 from udslab.containers import Engine
 from udslab.deadline import Deadline

@@ -229,6 +229,7 @@ class _Attached:
         with suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)
         self._attached.close()
+        self._sock.close()
 
     def why(self) -> str:
         lines = b"".join(self._errors).decode(errors="backslashreplace").split("\n")

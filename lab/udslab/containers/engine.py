@@ -14,6 +14,7 @@ from docker.errors import APIError, DockerException, ImageNotFound
 from docker.tls import TLSConfig
 from docker.utils import kwargs_from_env
 
+from udslab.connection import connect
 from udslab.errors import EngineError, Stage
 
 __all__ = ["Engine"]
@@ -36,16 +37,21 @@ class Engine:
     ``name``: as it was asked for; ``url``: where it is; ``version``: of the engine.
     """
 
-    def __init__(self, name: str | None = None) -> None:
+    def __init__(self, name: str | None = None, *, timeout: float = _TIMEOUT) -> None:
         """``name``: a Docker context, or a URL such as ``unix:///run/podman/podman.sock``; unless given, what the
-        docker command would use: ``DOCKER_HOST``, ``DOCKER_CONTEXT``, the current context.
+        docker command would use: ``DOCKER_HOST``, ``DOCKER_CONTEXT``, the current context. ``timeout``: seconds for
+        one request.
 
         Raises :class:`~udslab.errors.EngineError` if there is none or it does not answer.
         """
         self.url, tls = _where(name)
         self.name = name or self.url
         with self.telling("it does not answer"):
-            self.client = docker.DockerClient(base_url=self.url, tls=tls or False, timeout=_TIMEOUT)
+            if self.url.startswith(
+                "unix:///"
+            ):  # told at once, and the SDK leaves the sockets open that it cannot connect
+                connect(self.url.removeprefix("unix://"), timeout=timeout).close()
+            self.client = docker.DockerClient(base_url=self.url, tls=tls or False, timeout=timeout)
             facts = self.client.version()
         self.version: str = facts["Version"]
         self.machine: str = facts["Arch"]
@@ -139,7 +145,12 @@ def _number(error: BaseException | None) -> int:
         seen.add(id(one))
         if isinstance(one, requests.exceptions.Timeout):
             return errno.ETIMEDOUT
-        if isinstance(one, OSError) and one.errno and not isinstance(one, requests.exceptions.RequestException):
+        # A negative one is getaddrinfo's.
+        if (
+            isinstance(one, OSError)
+            and (one.errno or 0) > 0
+            and not isinstance(one, requests.exceptions.RequestException)
+        ):
             return one.errno
         waiting += [*one.args, one.__cause__, one.__context__]
         waiting.append(getattr(one, "reason", None))

@@ -148,6 +148,9 @@ class Agent:
             # After what there was to read: after a pause of the container there is, and it is late.
             if self._lease is not None and now() >= self._heard + self._lease:
                 self._end(f"nothing was heard for {self._lease:g} s")
+        signal.set_wakeup_fd(-1)
+        self._wakened.close()
+        self._waker.close()
 
     # Input and output
 

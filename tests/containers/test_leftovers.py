@@ -14,10 +14,14 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import docker
 import pytest
+from docker.errors import NotFound
+from docker.types import Mount
 
 import udslab
 from udslab.containers import Engine, Leftover, Session, find, leftovers, sweep
+from udslab.containers.container import _Attached
 from udslab.containers.labels import Owner
 from udslab.spawn import end_with_parent
 
@@ -104,8 +108,6 @@ def make(engine) -> Iterator[Make]:
             return id[:12]
 
         def remove(how: Callable[..., None], *arguments: str, **options: bool) -> None:
-            from docker.errors import NotFound
-
             with contextlib.suppress(NotFound):
                 how(*arguments, **options)
 
@@ -186,6 +188,8 @@ subprocess.run(["mount", "-t", "proc", "-o", "hidepid=2", "proc", "/proc"], chec
 from udslab.containers.labels import Owner
 owner = Owner.from_labels(json.loads(sys.argv[1]))
 seen = [owner.lives]
+os.setgroups([])
+os.setresgid(65534, 65534, 65534)
 os.setresuid(65534, 65534, 65534)
 print(json.dumps([*seen, owner.lives]))
 """
@@ -341,10 +345,7 @@ def test_two_live_sessions_leave_each_other_alone(engine, environment):
     assert [names(engine, owner) for owner in owners] == [set(), set()]
 
 
-def test_a_session_in_a_container_and_one_outside_leave_each_other_alone(engine, lab, make, swept):
-    import docker
-    from docker.types import Mount
-
+def test_a_session_in_a_container_and_one_outside_leave_each_other_alone(engine, make, swept):
     packages, package = Path(docker.__file__).parent.parent, Path(udslab.__file__).parent.parent
     if not engine.url.startswith(("unix:///", "http+unix:///")) or sys.version_info[:2] != (3, 11):
         pytest.skip("needs an engine at a socket file, and the Python of the image for the docker SDK")
@@ -365,24 +366,32 @@ def test_a_session_in_a_container_and_one_outside_leave_each_other_alone(engine,
             host_config=api.create_host_config(mounts=mounts, network_mode="none"),
         )["Id"]
         made.callback(api.remove_container, id, force=True, v=True)
-        attached = api.attach_socket(id, {"stdin": 1, "stream": 1})
+        attached = _Attached(api.attach_socket(id, {"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1}))
         made.callback(attached.close)
-        lines = made.enter_context(contextlib.closing(api.attach(id, stream=True, stdout=True, stderr=True)))
         api.start(id)
-        owner = Owner.from_labels(json.loads(next(lines)))
+
+        def says() -> object:
+            line = b""
+            while not line.endswith(b"\n"):
+                data = attached.receive(30)
+                assert data, (line, attached.why())
+                line += data
+            return json.loads(line)
+
+        owner = Owner.from_labels(says())
         assert owner.lives is None
         before = names(engine, owner)
         assert len(before) == 4
 
         # Of ours it sees that the owner is elsewhere.
-        attached._sock.sendall(json.dumps([owner.session, outside.session]).encode() + b"\n")
-        assert json.loads(next(lines)) == []
+        attached.send(json.dumps([owner.session, outside.session]).encode() + b"\n")
+        assert says() == []
         assert names(engine, outside) == {volume}
 
         # Only what has never run could be nobody's: minutes later, in earnest.
         (created,) = swept(owner, outside)
         assert names(engine, owner) == before - {created}
-        attached._sock.sendall(b"\n")
+        attached.send(b"\n")
         api.wait(id, timeout=30)
     assert names(engine, owner) == set()
 
@@ -423,12 +432,30 @@ def test_a_session_is_seen_by_ps_while_it_lives(cli, engine):
     assert rows(cli("ps", "--json"), lab.owner) == {}
 
 
-def test_ps_of_two_names_of_an_engine_tells_them_apart(cli, engine, make, here):
+@pytest.fixture
+def other_name(engine, directory) -> str:
+    """Another URL of the same engine."""
+    if not engine.url.startswith(("unix:///", "http+unix:///")):
+        pytest.skip("needs an engine at a socket file")
+    (directory / "engine").symlink_to(engine.url.partition("://")[2])
+    return f"unix://{directory}/engine"
+
+
+def test_ps_of_several_engines_tells_them_apart(cli, engine, make, here, other_name):
     name = make(here, "unused")
-    done = cli("ps", "--engine", engine.url, "--engine", engine.url + "/")
-    heading, *table = done.stdout.decode().splitlines()
-    assert heading.split()[:2] == ["ENGINE", "KIND"]
-    assert len([line for line in table if name in line]) == 2
+    heading, *table = cli("ps", "--engine", engine.url, "--engine", other_name).stdout.decode().splitlines()
+    assert heading.split() == ["ENGINE", "KIND", "NAME", "STATE", "OWNER", "AGE", "IMAGE"]
+    assert [line.split()[0] for line in table if name in line] == [engine.url, other_name]
+
+
+@pytest.mark.parametrize("command", [("ps",), ("clean", "--containers")])
+def test_an_engine_that_is_down_does_not_hide_the_others(cli, make, here, other_name, command):
+    name = make(here, "unused")
+    done = cli(*command, "--engine", "unix:///nonexistent", "--engine", other_name)
+    (line,) = done.stderr.decode().splitlines()
+    assert line.startswith("udslab: container engine: unix:///nonexistent: no engine is there (ENOENT)")
+    assert len([line for line in done.stdout.decode().splitlines() if f"{other_name}  volume" in line and name in line])
+    assert done.returncode == 1
 
 
 def test_clean_lists_and_tells_why_it_leaves_what_it_leaves(cli, engine, make, gone, here):

@@ -91,6 +91,8 @@ class Container(Remote):
                 working_dir="/",
             )["Id"]
         try:
+            if runtime:
+                self._check_runtime(runtime)
             with engine.telling(f"no container of {image} could be started"):
                 parameters = {"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1}
                 for path, archive in (put or {}).items():
@@ -106,6 +108,15 @@ class Container(Remote):
         except BaseException:
             self.close()
             raise
+
+    def _check_runtime(self, runtime: str) -> None:
+        """podman takes any name, and then its own."""
+        with self.engine.telling(f"the container of {self.image} cannot be looked at"):
+            settings = self.engine.client.api.inspect_container(self.id)["HostConfig"]
+        if settings["Runtime"] != runtime:
+            hint = "podman's is set in its containers.conf"
+            what = f"the runtime {runtime} cannot be chosen for a container here"
+            raise EngineError(Stage.ENGINE, errno.EOPNOTSUPP, self.engine.name, hint, what)
 
     def _start(self, api: Any) -> None:
         try:
@@ -125,9 +136,11 @@ class Container(Remote):
             said = self._attached.why()
             made_for = self.engine.image_machine(self.image)
             if "exec format error" in said.lower():
-                raise self._unfit(
-                    f"{self.image} is made for {made_for}", f"the engine runs on {self.engine.machine}"
-                ) from error
+                machine = self.engine.machine
+                what = f"{self.image} is made for {made_for}"
+                if made_for == machine:
+                    what = f"the python3 of {self.image} is no program for {machine}"
+                raise self._unfit(what, f"the engine runs on {machine}") from error
             raise self._unfit(f"no agent could be started in {self.image}", said or str(error)) from error
 
     def _unfit(self, what: str, hint: str) -> EngineError:
@@ -167,7 +180,7 @@ class Container(Remote):
         """Wait until it has removed itself, and remove it if it does not."""
         api = self.engine.client.api
         with self.engine.telling(f"{self.image} ({self.id[:12]}) cannot be removed"):
-            with suppress(NotFound):
+            with suppress(APIError):  # not found; while podman removes it, an internal error
                 if api.inspect_container(self.id)["State"]["Status"] == "running":
                     with suppress(APIError, OSError):  # in time, or by force
                         api.wait(self.id, timeout=3, condition="removed")

@@ -46,15 +46,15 @@ class Engine:
         """
         self.url, tls = _where(name)
         self.name = name or self.url
-        with self.telling("it does not answer"):
+        with self.telling("it does not answer as a container engine"):
             if self.url.startswith(
                 "unix:///"
             ):  # told at once, and the SDK leaves the sockets open that it cannot connect
                 connect(self.url.removeprefix("unix://"), timeout=timeout).close()
             self.client = docker.DockerClient(base_url=self.url, tls=tls or False, timeout=timeout)
             facts = self.client.version()
-        self.version: str = facts["Version"]
-        self.machine: str = facts["Arch"]
+        self.version: str = facts.get("Version", "unknown")
+        self.machine: str = facts.get("Arch", "unknown")
 
     def close(self) -> None:
         """Close the connections to it."""

@@ -1,0 +1,423 @@
+"""A server in one container, and clients in others: what reaches what, what is seen of whom, and who may replace it."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import pytest
+
+from udslab.containers import Container, Session, Shared
+from udslab.credentials import Credentials
+from udslab.errors import AccessDenied, AddressInUse, EngineError, NoSuchPath, Refused, UdsError
+from udslab.remote import Remote, RemoteConnection
+from udslab.state import State
+
+IMAGE = "udslab-base:debian-12"
+TYPES = ("stream", "seqpacket", "dgram")
+PLACES = ("volume", "directory", "memory", "read-only")
+NUMBERS = itertools.count(1)
+
+each_type = pytest.mark.parametrize("type", TYPES)
+
+Make = Callable[..., Container]
+
+
+@pytest.fixture(scope="session")
+def places(lab: Session) -> dict[str, Shared]:
+    """What the containers share; the last one is the first one, mounted a second time."""
+    volume = lab.volume()
+    read_only = replace(volume, mountpoint="/run/look", path=volume.path.replace("/run/lab", "/run/look"))
+    memory = lab.volume("/run/memory", tmpfs=True)
+    return {"volume": volume, "directory": lab.directory(), "memory": memory, "read-only": read_only}
+
+
+@pytest.fixture(scope="session")
+def make(lab: Session, places: dict[str, Shared]) -> Make:
+    """Makes a container that sees all the places, and keeps it: the same one the next time, unless it has ended."""
+    made: dict[object, Container] = {}
+
+    def make(who: str = "", *, image: str = IMAGE, **options: object) -> Container:
+        key = (who, image, *options.items())
+        if key not in made or not made[key].alive:
+            if "runtime" in options and options["runtime"] not in lab.engine.client.info()["Runtimes"]:
+                pytest.skip(f"the engine has no runtime {options['runtime']}; script/engine starts one that has")
+            try:
+                lab.engine.image_machine(image)
+            except EngineError:
+                pytest.skip(f"there is no image {image}; make it: script/base-images {image.rpartition(':')[2]}")
+            mounts = [places[name] for name in PLACES[:-1]]
+            made[key] = lab.container(image, *mounts, places["read-only"].read_only, **options)
+        return made[key]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def there(make: Make) -> Container:
+    """Where the servers are."""
+    return make("there")
+
+
+@pytest.fixture(scope="session")
+def here(make: Make) -> Container:
+    """Where the clients are."""
+    return make("here")
+
+
+@pytest.fixture
+def name() -> str:
+    """A name that no other test takes."""
+    return f"s{next(NUMBERS)}"
+
+
+@pytest.fixture
+def path(places: dict[str, Shared], name: str) -> str:
+    """A path in the volume where nothing is yet."""
+    return f"{places['volume'].path}/{name}"
+
+
+@contextmanager
+def connected(client: Remote, path: str, type: str, places: dict[str, Shared]) -> Iterator[RemoteConnection]:
+    """A connection; of datagrams with a file that the server can answer to."""
+    own = f"{places['directory'].path}/c{next(NUMBERS)}" if type == "dgram" else None
+    with client.connect(path, type=type, timeout=10, bind=own) as connection:
+        connection.settimeout(10)
+        yield connection
+
+
+def answers(client: Remote, path: str, type: str, places: dict[str, Shared]) -> Credentials | None:
+    """That the server there answers; its credentials."""
+    with connected(client, path, type, places) as connection:
+        connection.sendall(b"hello")
+        assert connection.recv(100) == b"HELLO"
+        return connection.credentials
+
+
+# Places and types
+
+
+@each_type
+@pytest.mark.parametrize("place", PLACES)
+def test_a_server_is_reached_and_seen_and_not_replaced_from_another_container(there, here, places, name, place, type):
+    seen = f"{places[place].path}/{name}"
+    with there.serve(seen.replace("/run/look", "/run/lab"), type=type):
+        answers(here, seen, type, places)
+        found = here.status(seen)
+        assert (found.serving, found.certain, found.type) == (True, True, type)
+        with pytest.raises(AddressInUse) as error:
+            here.serve(seen, type=type)
+        assert error.value.status is not None
+        assert (error.value.status.state, error.value.status.certain) == (found.state, True)
+        answers(here, seen, type, places)  # and it has not noticed
+    assert here.status(seen).state is State.ABSENT
+
+
+def test_nothing_can_be_bound_where_the_volume_is_mounted_read_only(here, places, name):
+    with pytest.raises(UdsError) as error:
+        here.serve(f"{places['read-only'].path}/{name}")
+    assert error.value.errno == errno.EROFS
+    assert "a server needs a writable one" in str(error.value)
+
+
+@each_type
+@pytest.mark.parametrize("place", PLACES[:-1])
+def test_what_a_killed_server_leaves_is_stale_from_the_other_container_and_replaced_there(
+    there, here, places, name, place, type
+):
+    path = f"{places[place].path}/{name}"
+    assert there.serve(path, type=type).kill() == -9
+    found = here.status(path)
+    assert (found.state, found.certain) == (State.STALE, True)
+    with pytest.raises(Refused):
+        here.connect(path, type=type)
+    with here.serve(path, type=type):
+        answers(there, path, type, places)
+    assert there.status(path).state is State.ABSENT
+
+
+def test_where_it_cannot_be_replaced_it_is_stale_all_the_same(there, here, places, name):
+    there.serve(f"{places['volume'].path}/{name}").kill()
+    found = here.status(f"{places['read-only'].path}/{name}")
+    assert (found.state, found.certain) == (State.STALE, True)
+    with pytest.raises(UdsError) as error:
+        here.serve(f"{places['read-only'].path}/{name}")
+    assert error.value.errno == errno.EROFS
+
+
+def test_a_server_that_is_frozen_is_not_replaced(there, here, path):
+    with there.serve(path) as server:
+        server.freeze()
+        with pytest.raises(AddressInUse):
+            here.serve(path)
+        server.thaw()
+
+
+# Whole containers
+
+
+def test_what_a_killed_container_leaves_is_stale_and_replaced(make, here, places, path):
+    doomed = make("doomed")
+    doomed.serve(path)
+    assert here.status(path).state is State.LISTENING
+    doomed.kill()
+    found = here.status(path)
+    assert (found.state, found.certain) == (State.STALE, True)
+    with here.serve(path):
+        answers(here, path, "stream", places)
+
+
+def test_a_container_that_is_closed_leaves_nothing_stale(make, here, path):
+    closed = make("doomed")
+    closed.serve(path)
+    closed.close()
+    assert here.status(path).state is State.ABSENT
+
+
+def test_a_paused_container_is_seen_listening_and_answers_when_it_goes_on(there, here, path):
+    with there.serve(path):
+        there.pause()
+        try:
+            found = here.status(path)
+            assert (found.state, found.certain, found.full) == (State.LISTENING, True, False)
+            connection = here.connect(path, timeout=10)  # its backlog takes it
+            connection.sendall(b"hello")
+            with pytest.raises(AddressInUse):
+                here.serve(path)
+        finally:
+            there.unpause()
+        with connection:
+            connection.settimeout(10)
+            assert connection.recv(100) == b"HELLO"
+
+
+# Namespaces
+
+
+@pytest.mark.parametrize("spaces", [(), ("network",), ("pid",), ("network", "pid")], ids="-".join)
+def test_what_is_known_of_a_server_depends_on_the_namespaces_that_are_shared(make, there, places, path, spaces):
+    client = make(**dict.fromkeys(spaces, there))
+    with there.serve(path) as server:
+        credentials = answers(client, path, "stream", places)
+        assert credentials == Credentials(
+            server.pid if "pid" in spaces else 0, there.started.uid, there.started.gid
+        )
+        found = client.status(path, owners=True)
+        assert (found.state, found.certain) == (State.LISTENING, True)  # that does not depend on them
+        table = found.evidence[-1]
+        assert ("stream listening (socket:[" in table) == ("network" in spaces)
+        assert ("proves nothing" in table) == ("network" not in spaces)
+        assert (found.backlog is not None) == ("network" in spaces)
+        assert found.pids == ((server.pid,) if len(spaces) == 2 else ())
+
+
+@pytest.mark.parametrize("spaces", [(), ("network",), ("pid",)], ids="-".join)
+def test_an_abstract_name_is_reached_by_who_shares_the_network_namespace(make, there, places, name, spaces):
+    client = make(**dict.fromkeys(spaces, there))
+    with there.serve(f"@{name}"):
+        if "network" in spaces:
+            answers(client, f"@{name}", "stream", places)
+            assert client.status(f"@{name}").state is State.LISTENING
+            with pytest.raises(AddressInUse):
+                client.serve(f"@{name}")
+        else:
+            with pytest.raises(Refused):
+                client.connect(f"@{name}")
+            found = client.status(f"@{name}")
+            assert (found.state, found.certain) == (State.ABSENT, False)
+
+
+def test_without_a_user_namespace_of_its_own_a_client_is_who_it_is(make, there, places, path):
+    client = make(userns="host")
+    with there.serve(path, "whoami"), connected(client, path, "stream", places) as connection:
+        assert connection.credentials.uid == there.started.uid
+        assert f"uid {client.started.uid} gid {client.started.gid}" in connection.read_line().decode()
+
+
+# Users
+
+
+@pytest.fixture(scope="session")
+def open_directory(lab: Session) -> Shared:
+    """A directory that all users may search: who may connect is then up to the socket file."""
+    directory = lab.directory()
+    os.chmod(directory.path, 0o755)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def owner(lab: Session, open_directory: Shared) -> Container:
+    return lab.container(IMAGE, open_directory)
+
+
+@pytest.fixture(scope="session")
+def groupmate(lab: Session, open_directory: Shared) -> Container:
+    return lab.container(IMAGE, open_directory, user=f"{lab.uid + 1}:{lab.gid}")
+
+
+@pytest.fixture(scope="session")
+def stranger(lab: Session, open_directory: Shared) -> Container:
+    return lab.container(IMAGE, open_directory, user=f"{lab.uid + 2}:{lab.gid + 2}")
+
+
+@pytest.mark.parametrize(
+    ("who", "mode", "may"),
+    [
+        ("groupmate", 0o660, True),
+        ("groupmate", 0o600, False),
+        ("groupmate", 0o755, False),
+        ("stranger", 0o660, False),
+        ("stranger", 0o666, True),
+    ],
+    ids=lambda value: f"{value:04o}" if type(value) is int else None,
+)
+def test_who_may_connect_is_said_by_the_files_mode(request, owner, open_directory, name, who, mode, may):
+    client = request.getfixturevalue(who)
+    path = f"{open_directory.path}/{name}"
+    with owner.serve(path, "whoami", mode=mode):
+        if may:
+            with client.connect(path, timeout=10) as connection:
+                connection.settimeout(10)
+                assert f"uid {client.started.uid} gid {client.started.gid}" in connection.read_line().decode()
+                assert connection.credentials.uid == owner.started.uid
+            assert client.status(path).state is State.LISTENING
+        else:
+            with pytest.raises(AccessDenied) as error:
+                client.connect(path)
+            assert "write permission on the socket file" in str(error.value)
+            found = client.status(path)
+            assert (found.state, found.certain) == (State.UNKNOWN, False)
+            with pytest.raises((AddressInUse, AccessDenied)):
+                client.serve(path)
+            assert owner.status(path).state is State.LISTENING
+
+
+def test_a_directory_that_may_not_be_searched_hides_it(stranger, there, here, places, lab, name):
+    outside = lab.container(IMAGE, places["directory"], user=f"{lab.uid + 2}:{lab.gid + 2}")
+    path = f"{places['directory'].path}/{name}"
+    with outside, there.serve(path, mode=0o666):
+        with pytest.raises(AccessDenied):
+            outside.connect(path)
+        assert outside.status(path).state is State.UNREACHABLE
+
+
+# Distributions
+
+
+@pytest.mark.parametrize("distribution", ["debian-11", "debian-13", "debian-testing", "debian-sid"])
+def test_the_other_side_may_be_another_distribution(make, there, places, path, distribution):
+    other = make(image=f"udslab-base:{distribution}")
+    for server, client in ((there, other), (other, there)):
+        for type in TYPES:
+            with server.serve(path, type=type) as process:
+                answers(client, path, type, places)
+                assert client.status(path).serving
+                with pytest.raises(AddressInUse):
+                    client.serve(path, type=type)
+                process.kill()
+            assert client.status(path).removable
+            with client.serve(path, type=type):
+                answers(server, path, type, places)
+
+
+# Runtimes
+
+
+@pytest.mark.parametrize("runtimes", [("runc", "crun"), ("crun", "runc"), ("crun", "crun")], ids="-".join)
+def test_the_runtime_makes_no_difference_as_long_as_the_kernel_is_the_same(make, places, path, runtimes):
+    server, client = (make(who, runtime=runtime) for who, runtime in zip("sc", runtimes, strict=True))
+    for type in TYPES:
+        with server.serve(path, type=type) as process:
+            answers(client, path, type, places)
+            with pytest.raises(AddressInUse):
+                client.serve(path, type=type)
+            process.kill()
+        assert client.status(path).removable
+        with client.serve(path, type=type):
+            answers(server, path, type, places)
+
+
+@each_type
+@pytest.mark.parametrize("runtime", ["runsc", "runsc-uds"])
+def test_no_live_server_outside_is_certainly_stale_in_gvisor_nor_replaced_there(make, there, path, runtime, type):
+    sandbox = make(runtime=runtime)
+    with there.serve(path, type=type):
+        found = sandbox.status(path, owners=True)
+        assert not found.certain
+        with pytest.raises(AddressInUse) as error:
+            sandbox.serve(path, type=type)
+        assert not error.value.status.certain
+        assert there.status(path).serving
+
+
+@each_type
+@pytest.mark.parametrize("runtime", ["runsc", "runsc-uds"])
+def test_no_live_server_in_gvisor_is_certainly_stale_to_anybody_nor_replaced_in_its_sandbox(
+    make, here, path, runtime, type
+):
+    sandbox, other = make(runtime=runtime), make("other", runtime=runtime)
+    with sandbox.serve(path, type=type):
+        for side in (sandbox, other, here):
+            found = side.status(path, owners=True)
+            assert (found.state, found.certain) != (State.STALE, True)
+        with pytest.raises(AddressInUse):
+            sandbox.serve(path, type=type)
+
+
+def test_a_sandbox_without_host_sockets_has_sockets_of_its_own(make, here, places, path):
+    sandbox, other = make(runtime="runsc"), make("other", runtime="runsc")
+    with sandbox.serve(path):
+        answers(sandbox, path, "stream", places)
+        found = sandbox.status(path)
+        assert (found.state, found.certain) == (State.LISTENING, False)
+        for side in (other, here):
+            assert side.status(path).state is State.ABSENT  # not even the file
+            with pytest.raises(NoSuchPath):
+                side.connect(path)
+    with here.serve(path):
+        for side in (sandbox, other):
+            assert side.status(path).state is State.STALE  # and not certain: see above
+            with pytest.raises(Refused):
+                side.connect(path)
+
+
+@pytest.mark.parametrize("type", ["stream", "seqpacket"])
+def test_a_sandbox_with_host_sockets_is_reached_and_reaches(make, here, places, path, type):
+    sandbox, other = make(runtime="runsc-uds"), make("other", runtime="runsc-uds")
+    with here.serve(path, type=type):
+        answers(sandbox, path, type, places)
+        found = sandbox.status(path)
+        assert (found.state, found.certain) == (State.LISTENING, False)
+    with sandbox.serve(path, type=type):
+        answers(here, path, type, places)
+        answers(other, path, type, places)
+        found = here.status(path)
+        assert (found.state, found.certain) == (State.LISTENING, True)
+        with pytest.raises(AddressInUse):
+            here.serve(path, type=type)
+    assert here.status(path).state is State.ABSENT
+
+
+def test_credentials_across_the_wall_of_a_sandbox_are_false(make, here, places, path):
+    sandbox = make(runtime="runsc-uds")
+    with here.serve(path):
+        credentials = answers(sandbox, path, "stream", places)
+        assert credentials.pid != 0  # its own: not in another pid namespace, as it really is
+    with sandbox.serve(path):
+        assert answers(here, path, "stream", places) == Credentials(0, 0, 0)  # the sandbox's helper, which is root
+
+
+def test_a_sandbox_holds_what_a_server_killed_in_it_has_bound_until_it_ends_itself(make, here, path):
+    sandbox = make("doomed", runtime="runsc-uds")
+    sandbox.serve(path).kill()
+    assert here.status(path).state is State.LISTENING  # nobody accepts, and it is not stale
+    with pytest.raises(AddressInUse):
+        here.serve(path)
+    sandbox.kill()
+    assert here.status(path).removable
+    with here.serve(path):
+        assert here.status(path).state is State.LISTENING

@@ -139,12 +139,16 @@ def test_who_calls_from_another_mount_namespace_is_nobody_to_their_server(c_serv
     assert client.wait() == 5
 
 
-def test_and_ours_knows_it_by_the_kernels_word(box, serve, path):
+def test_ours_turns_it_away_too_if_told_to_identify_callers_so_and_serves_on(box, serve, path):
     server = serve(path, "--identify", "--mode", "0666")
-    print(c_client(box, path, LINES, "umask 077").output(), server.output())
-    assert c_client(box, path, LINES, "umask 077").output() == LINES.upper().decode()
+    assert "Connection reset by peer" in c_client(box, path, LINES, "umask 077; trap '' PIPE").output()
     (line,) = [line for line in server.output().splitlines() if "client 1: " in line]
-    assert f" uid {box.started.uid} gid {box.started.gid} " in line
+    assert f" uid {box.started.uid} gid {box.started.gid} " in line  # the kernel's word
+    assert "turned away: a bad filename: /var/tmp/" in line
+    with box.connect(path, timeout=10) as client:
+        client.settimeout(10)
+        client.sendall(b"hello")
+        assert client.recv(100) == b"HELLO"
     assert server.end() == 0
 
 

@@ -121,9 +121,12 @@ def _where(name: str | None) -> tuple[str, TLSConfig | None]:
     try:
         context = ContextAPI.get_context(name or os.environ.get("DOCKER_CONTEXT"))
         if context is None:
-            raise EngineError(
-                Stage.ENGINE, errno.ENOENT, name, "see: docker context ls", "there is no Docker context of that name"
-            )
+            name = name or os.environ.get("DOCKER_CONTEXT")
+            hint = "see: docker context ls"
+            directory = os.environ.get("DOCKER_CONFIG") or os.path.expanduser("~/.docker")
+            if not os.path.exists(f"{directory}/config.json"):
+                hint += f"; the SDK sees contexts only beside a config.json: echo '{{}}' >{directory}/config.json"
+            raise EngineError(Stage.ENGINE, errno.ENOENT, name, hint, "there is no Docker context of that name")
         return context.Host or _DEFAULT, context.TLSConfig
     except (DockerException, ValueError, KeyError) as error:
         raise EngineError(Stage.ENGINE, errno.EINVAL, name, "see: docker context ls", _line(error)) from error

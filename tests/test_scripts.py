@@ -110,6 +110,56 @@ def test_the_demo_keeps_the_users_pythonpath(script, directory):
     assert "customized" in done.stderr
 
 
+# script/engine and script/base-images
+
+
+def test_an_engine_that_is_named_and_does_not_answer_is_not_replaced(script):
+    done = script("engine")
+    assert (done.returncode, done.stdout) == (1, "")
+    said = "script/engine: DOCKER_HOST is unix:///nonexistent, and no engine answers there\n"
+    assert done.stderr == said
+
+
+def test_what_the_engine_script_does_not_know_is_told(script):
+    done = script("engine", "restart")
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", "script/engine: usage: script/engine [stop]\n")
+
+
+def test_only_root_starts_an_engine(script, directory):
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to become another user")
+    (directory / "script").mkdir()
+    shutil.copy(ROOT / "script" / "engine", directory / "script")
+    fake_python(directory, "docker", "exit 1")  # stands for a docker command that reaches no engine
+    directory.parent.chmod(0o755)
+    directory.chmod(0o755)
+    done = subprocess.run(
+        [directory / "script" / "engine"],
+        env={"PATH": f"{directory}:/usr/bin:/bin"},
+        user=65534,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    said = "script/engine: no engine answers, and only root can start one\n"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", said)
+
+
+def test_a_distribution_that_is_not_known_is_told(script):
+    done = script("base-images", "plan-9")
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert "plan-9" in done.stderr
+    assert "debian-12" in done.stderr
+
+
+def test_without_an_engine_no_base_image_is_made_and_it_is_said_why(script):
+    done = script("base-images", "debian-12")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("script/base-images: ")
+    assert len(done.stderr.splitlines()) == 1
+
+
 # script/python
 
 

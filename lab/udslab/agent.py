@@ -145,9 +145,10 @@ class Agent:
                 key.data(mask)  # harmless where one before it has closed it
             while self._timers and self._timers[0][0] <= now():
                 heapq.heappop(self._timers)[2]()
-            # After what there was to read: after a pause of the container there is, and it is late.
             if self._lease is not None and now() >= self._heard + self._lease:
-                self._end(f"nothing was heard for {self._lease:g} s")
+                self._read(selectors.EVENT_READ)  # after a pause of the container there is something, and it is late
+                if now() >= self._heard + self._lease:
+                    self._end(f"nothing was heard for {self._lease:g} s")
         signal.set_wakeup_fd(-1)
         self._wakened.close()
         self._waker.close()
@@ -376,8 +377,23 @@ class Agent:
             raise AgentGone(Stage.AGENT, errno.ESHUTDOWN, None, what="the agent is about to end")
         id = message["id"]
         ours, theirs = open_pair(SocketType.STREAM)
-        theirs.setblocking(True)
+        with theirs:
+            try:
+                pid, read = self._fork_with(ours, theirs, message.get("umask"), body)
+            except OSError:
+                ours.close()
+                raise
+        child = _Child(next(self._numbers), pid, message["op"], ours, read, id)
+        self._children[child.number] = child
+        self._selector.register(ours, selectors.EVENT_READ, lambda mask: self._attend(child, mask))
+        self._selector.register(read, selectors.EVENT_READ, lambda mask: self._drain(child))
+        return child
+
+    def _fork_with(self, ours: socket.socket, theirs: socket.socket, umask: int | None, body: Body) -> tuple[int, int]:
+        """The child's pid, and the end of the pipe at which its output is read."""
         read, write = os.pipe()
+        os.set_blocking(read, False)
+        theirs.setblocking(True)
         die_with_us = end_with_parent()
         # Until the child has put off what is the agent's, its signals would wake the agent, and be lost to itself.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
@@ -390,7 +406,7 @@ class Agent:
                     die_with_us()
                     ours.close()
                     os.close(read)
-                    self._leave(write, message.get("umask"))
+                    self._leave(write, umask)
                     code = body(theirs)
                 except BaseException as error:  # noqa: BLE001 - it is told to whoever asked, or stands in the output
                     _say(theirs, {"error": encode_error(error)}) or os.write(2, f"udslab: {error}\n".encode())
@@ -404,14 +420,8 @@ class Agent:
             raise
         finally:
             os.close(write)
-            theirs.close()
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        os.set_blocking(read, False)
-        child = _Child(next(self._numbers), pid, message["op"], ours, read, id)
-        self._children[child.number] = child
-        self._selector.register(ours, selectors.EVENT_READ, lambda mask: self._attend(child, mask))
-        self._selector.register(read, selectors.EVENT_READ, lambda mask: self._drain(child))
-        return child
+        return pid, read
 
     def _leave(self, output: int, umask: int | None) -> None:
         """In the child: put off all that is the agent's."""
@@ -430,7 +440,7 @@ class Agent:
             os.dup2(fd, target)
         os.close(null)
         os.close(output)
-        sys.stdout = sys.stderr = open(1, "w", buffering=1, errors="backslashreplace", closefd=False)
+        sys.stdout = sys.stderr = os.fdopen(1, "w", 1, errors="backslashreplace", closefd=False)
         reset_signals()
         for number in _PYTHON_IGNORES:
             signal.signal(number, signal.SIG_IGN)
@@ -666,12 +676,12 @@ def _converse(channel: socket.socket, message: Message) -> int:
                     answer = {"result": _QUESTIONS[request["op"]](connection, request)}
                 except Exception as error:  # noqa: BLE001 - it is told to whoever asked
                     if isinstance(error, OSError) and not isinstance(error, UdsError):
-                        stage = _STAGES.get(request["op"], Stage.RECEIVE)
+                        stage = _STAGES.get(request.get("op", ""), Stage.RECEIVE)
                         cause = errno.ETIMEDOUT if isinstance(error, socket.timeout) else error
                         error = failure(stage, cause, address)
                     answer = {"error": encode_error(error)}
                 _say(channel, {"id": request["id"], **answer})
-                if request["op"] == "close":
+                if request.get("op") == "close":
                     return 0
 
 

@@ -151,7 +151,13 @@ class Remote:
         umask: int | None = None,
     ) -> RemoteProcess:
         """Start a command there, with the agent's environment unless ``env`` is given."""
-        answer = self.ask("start", command=[os.fsdecode(word) for word in command], env=None if env is None else dict(env), cwd=cwd, umask=umask)
+        answer = self.ask(
+            "start",
+            command=[os.fsdecode(word) for word in command],
+            env=None if env is None else dict(env),
+            cwd=cwd,
+            umask=umask,
+        )
         return RemoteProcess(self, os.fsdecode(command[0]), answer)
 
     def connect(

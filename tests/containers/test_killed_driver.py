@@ -17,12 +17,12 @@ import pytest
 from docker.errors import NotFound
 
 import udslab
+from images import IMAGE
 from udslab.containers import Engine, Session, find
 from udslab.deadline import Deadline
 from udslab.errors import AgentGone
 from udslab.spawn import end_with_parent
 
-IMAGE = "udslab-base:debian-12"
 LIMIT = 5.0
 
 DRIVER = """

@@ -130,8 +130,7 @@ def _reaper_of(process):
     return next(
         pid
         for pid in filter(str.isdigit, os.listdir("/proc"))
-        if os.path.exists(f"/proc/{pid}/cmdline")
-        and f"\0{process.pid}\0reaped:call\0".encode() in _command_line(pid)
+        if os.path.exists(f"/proc/{pid}/cmdline") and f"\0{process.pid}\0reaped:call\0".encode() in _command_line(pid)
     )
 
 
@@ -179,7 +178,9 @@ def test_it_holds_nothing_of_its_owners_and_is_in_a_session_of_its_own(own):
 def test_it_is_started_without_the_package_in_the_path(directory, environment):
     root = environment["PYTHONPATH"]
     source = f"import sys; sys.path.insert(0, {root!r})\nfrom udslab.reaper import Reaper\n"
-    source += "with Reaper('os:mkdir', sys.argv[1]): pass\nr = Reaper('os:mkdir', sys.argv[1])\nprint(r.pid, flush=True)\n"
+    source += (
+        "with Reaper('os:mkdir', sys.argv[1]): pass\nr = Reaper('os:mkdir', sys.argv[1])\nprint(r.pid, flush=True)\n"
+    )
     source += "import os; os.kill(os.getpid(), 9)"
     done = subprocess.run(
         [sys.executable, "-c", source, directory / "made"], env={}, stdout=subprocess.PIPE, check=False, timeout=30

@@ -66,14 +66,14 @@ def visit(names: Sequence[str], down: list[str]) -> Iterator[tuple[Engine, Lefto
     """
     from udslab.containers import Engine, find
 
-    for name in names or [None]:
+    for name in names or [""]:
         try:
-            with Engine(name) as engine:
+            with Engine(name or None) as engine:
                 for found in find(engine):
                     yield engine, found
         except EngineError as error:
             print(f"udslab: {error}", file=sys.stderr)
-            down.append(name or "")
+            down.append(name)
 
 
 def all_down(names: Sequence[str], down: Sequence[str]) -> bool:
@@ -102,7 +102,9 @@ def print_rows(engines: Sequence[str], columns: Sequence[str], rows: Sequence[di
 
 
 def _owner(owner: dict[str, Any]) -> str:
-    return owner["pid"] + {True: " lives", False: " gone", None: " elsewhere"}[owner["lives"]]
+    word = {True: "lives", False: "gone", None: "elsewhere"}[owner["lives"]]
+    pid = owner["pid"] if owner["pid"].isdecimal() else "?"  # labels may hold anything
+    return f"{pid} {word}"
 
 
 def _age(seconds: int) -> str:

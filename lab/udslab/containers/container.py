@@ -17,6 +17,7 @@ from docker.types import LogConfig, Mount
 
 from udslab.containers import bundle
 from udslab.containers.engine import Engine
+from udslab.deadline import Deadline
 from udslab.errors import AgentGone, EngineError, Stage
 from udslab.remote import Remote
 
@@ -90,6 +91,7 @@ class Container(Remote):
                 user=user,
                 working_dir="/",
             )["Id"]
+        attached: _Attached | None = None
         try:
             if runtime:
                 self._check_runtime(runtime)
@@ -97,9 +99,11 @@ class Container(Remote):
                 parameters = {"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1}
                 for path, archive in (put or {}).items():
                     api.put_archive(self.id, path, archive)
-                self._attached = _Attached(api.attach_socket(self.id, parameters))
+                self._attached = attached = _Attached(api.attach_socket(self.id, parameters))
                 self._start(api)
         except BaseException:
+            if attached is not None:
+                attached.close()
             self._remove()
             raise
         super().__init__(self._attached, f"{image} ({self.id[:12]})")
@@ -184,14 +188,18 @@ class Container(Remote):
                 if api.inspect_container(self.id)["State"]["Status"] == "running":
                     with suppress(APIError, OSError):  # in time, or by force
                         api.wait(self.id, timeout=3, condition="removed")
+            deadline = Deadline(10)
             with suppress(NotFound):
-                try:
-                    api.remove_container(self.id, force=True, v=True)
-                except APIError as error:
-                    if error.status_code != 409:  # it is being removed already
-                        raise
-                    with suppress(NotFound):
-                        api.wait(self.id, timeout=10, condition="removed")
+                while True:
+                    try:
+                        api.remove_container(self.id, force=True, v=True)
+                        return
+                    except APIError as error:
+                        # It is being removed already, as Docker says it; podman: as it says also of one that ends.
+                        if error.status_code not in (409, 500) or deadline.passed:
+                            raise
+                    with suppress(APIError, OSError):
+                        api.wait(self.id, timeout=1, condition="removed")
 
 
 class _Attached:

@@ -103,6 +103,8 @@ class Engine:
             ) from error
 
 
+_LONG = 300
+"""How many characters of what others say are kept."""
 _DEFAULT = "unix:///var/run/docker.sock"
 _SAID = {
     errno.ENOENT: "no engine is there",
@@ -134,7 +136,8 @@ def _where(name: str | None) -> tuple[str, TLSConfig | None]:
 
 def _line(error: BaseException) -> str:
     text = getattr(error, "explanation", None) or str(error)
-    return " ".join(str(text).split()).rstrip(".")
+    line = " ".join(str(text).split()).rstrip(".")
+    return line if len(line) <= _LONG else line[: _LONG - 1] + "…"
 
 
 def _number(error: BaseException | None) -> int:

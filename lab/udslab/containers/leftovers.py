@@ -22,7 +22,7 @@ __all__ = ["Kind", "Leftover", "find", "reap", "sweep"]
 
 _FRESH = 300.0
 """Seconds for which nothing is swept, by the engine's clock: whoever has just made it may still be about to use it."""
-_PATIENCE = 10.0
+_PATIENCE = 10
 """Seconds in which a container that is being removed has gone."""
 _ENDED = ("created", "exited", "dead")
 _WHY_LEFT = {

@@ -495,6 +495,8 @@ class Agent:
                     self._started(child, {})  # exec has closed it
 
     def _started(self, child: _Child, result: Message) -> None:
+        if child.op != "connect":  # nobody asks a server anything by its channel
+            self._close_channel(child)
         id, child.starting = child.starting, None
         self._answer(id, {**result, "child": child.number, "pid": child.pid})
 

@@ -109,7 +109,8 @@ for directory, within, files in os.walk("/"):
 
 def test_a_file_of_the_kernels_cannot_be_written(confined):
     said = seen(
-        confined, TRY + "said = [tried(open, path, 'w') for path in ('/proc/sys/kernel/hostname', '/sys/kernel/mm/ksm/run')]"
+        confined,
+        TRY + "said = [tried(open, path, 'w') for path in ('/proc/sys/kernel/hostname', '/sys/kernel/mm/ksm/run')]",
     )
     assert set(said) <= {"PermissionError", "OSError"}  # OSError: the file system is read-only
 
@@ -160,7 +161,9 @@ said = [
 
 
 def test_it_inherits_nothing_of_the_agents(confined):
-    source = "said = {fd: os.readlink(f'/proc/self/fd/{fd}') for fd in range(100) if os.path.lexists(f'/proc/self/fd/{fd}')}"
+    source = (
+        "said = {fd: os.readlink(f'/proc/self/fd/{fd}') for fd in range(100) if os.path.lexists(f'/proc/self/fd/{fd}')}"
+    )
     said = seen(confined, source)
     assert set(said) == {"0", "1", "2"}
     assert said["0"] == "/dev/null"

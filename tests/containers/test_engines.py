@@ -360,7 +360,7 @@ def test_a_python_that_lacks_its_interpreter_is_told(lab, imported, nothing_left
         # The image's own, which says that it is another one, and does what it is told.
         (
             "shift 2; code=$1; shift; exec /usr/bin/python3 -c "
-            "\"import sys; sys.version_info = (3, 8, 20); sys.version = '3.8.20 (x)'\n$code\" \"$@\"",
+            '"import sys; sys.version_info = (3, 8, 20); sys.version = \'3.8.20 (x)\'\n$code" "$@"',
             "the agent needs Python 3.9 or newer, and this is 3.8.20",
         ),
         ("echo 'python3: cannot be used' >&2; exit 1", "python3: cannot be used"),
@@ -603,6 +603,7 @@ def test_what_a_dead_session_has_left_on_podman_is_swept(podman, monkeypatch):
 
 
 def test_two_engines_at_once_meet_in_a_directory(lab, kept, shared, in_podman, podman_lab, podman_shared):
+    assert lab.engine.url != podman_lab.engine.url
     with podman_lab.container(IMAGE, shared) as client, kept.serve(f"{shared.path}/two", mode=0o666):
         with client.connect(f"{shared.path}/two", timeout=10) as connection:
             assert upper(connection)
@@ -612,6 +613,5 @@ def test_two_engines_at_once_meet_in_a_directory(lab, kept, shared, in_podman, p
     with lab.container(IMAGE, podman_shared) as client, in_podman.serve(f"{podman_shared.path}/two", mode=0o666):
         with client.connect(f"{podman_shared.path}/two", timeout=10) as connection:
             assert upper(connection)
-    assert lab.engine.url != podman_lab.engine.url
-    # And neither sees, nor would remove, what the other has.
-    assert not {one.name for one in find(lab.engine)} & {one.name for one in find(podman_lab.engine)}
+        # And neither sees, nor would remove, what the other has.
+        assert not {one.name for one in find(lab.engine)} & {one.name for one in find(podman_lab.engine)}

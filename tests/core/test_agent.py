@@ -76,14 +76,17 @@ class Ended:
     """Waits for the end of processes that are not our children."""
 
     def __init__(self, *pids):
-        self._fds = {pid: os.pidfd_open(pid) for pid in pids}
+        self._fds = []
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                self._fds.append(os.pidfd_open(pid))
 
     def within(self, seconds):
         end = time.monotonic() + seconds
         try:
-            return all(select.select([fd], [], [], max(0.0, end - time.monotonic()))[0] for fd in self._fds.values())
+            return all(select.select([fd], [], [], max(0.0, end - time.monotonic()))[0] for fd in self._fds)
         finally:
-            for fd in self._fds.values():
+            for fd in self._fds:
                 os.close(fd)
 
 
@@ -510,17 +513,9 @@ def test_a_command_has_the_agents_environment_unless_told_otherwise(agent, envir
 
 
 def test_a_commands_signals_are_at_their_defaults_and_let_through(agent):
-    source = """
-import signal
-with open("/proc/self/status") as file:
-    print(*(line.split()[1] for line in file if line.startswith("SigBlk")))
-"""
-    with agent.start(["sh", "-c", "grep -E 'Sig(Blk|Ign)' /proc/$$/status"]) as process:
+    with agent.start(["grep", "-E", "Sig(Blk|Ign)", "/proc/self/status"]) as process:
         process.wait(LIMIT)
         assert [int(word, 16) for word in process.output().split()[1::2]] == [0, 0]
-    with agent.start(python(source)) as process:
-        process.wait(LIMIT)
-        assert int(process.output(), 16) == 0
 
 
 @pytest.mark.parametrize(
@@ -582,8 +577,7 @@ def test_what_a_child_has_started_ends_with_it(agent):
         assert ended.within(LIMIT)
     with agent.start(["sh", "-c", "sleep 60 & echo $!; read x"]) as process:  # it ends by itself
         process.wait(LIMIT)
-        pid = int(process.output())
-        until(lambda: not os.path.exists(f"/proc/{pid}"))
+        assert Ended(int(process.output())).within(LIMIT)
 
 
 ESCAPES = """
@@ -929,7 +923,7 @@ def test_at_its_end_nothing_is_left(busy, directory, how):
 
 
 def test_a_server_that_is_being_started_leaves_nothing_either(launch, directory):
-    for _ in range(5):
+    for _ in range(3):
         process, ours = launch()
         driver = Raw(ours)
         driver.ask(id=1, op="info")
@@ -1000,7 +994,8 @@ def listening(environment, path, sockets):
 def test_it_may_be_driven_at_a_path(listening, path, directory):
     process = listening()
     with drive(path) as remote:
-        assert_gone(path)  # for one driver
+        remote.info()
+        assert_gone(path)  # it is there for one driver
         with remote.serve(directory / "other"):
             assert_serving(directory / "other")
     assert process.wait(SOON) == 0
@@ -1107,7 +1102,7 @@ def test_two_hundred_servers(launch, directory):
     assert os.listdir(directory) == ["7"]
 
 
-@pytest.mark.parametrize("rounds", [100, pytest.param(1000, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("rounds", [40, pytest.param(1000, marks=pytest.mark.soak)])
 def test_round_after_round_leaves_it_as_it_was(launch, path, rounds):
     process, ours = launch()
     with Remote(SocketChannel(ours), "here") as remote:

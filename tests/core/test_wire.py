@@ -49,13 +49,13 @@ def test_messages_come_whole_however_they_are_cut(messages, cuts):
 
 
 def test_a_long_message_in_many_pieces_takes_no_longer_for_its_length():
-    data = line({"data": "x" * (1 << 25)})
+    data = line({"data": "x" * (1 << 24)})
     lines, got = Lines(), []
     before = time.process_time()
     for at in range(0, len(data), 1 << 12):  # a look at all of it for each piece would take minutes
         got += lines.feed(data[at : at + (1 << 12)])
-    assert time.process_time() - before < 10
-    assert len(got[0]["data"]) == 1 << 25
+    assert time.process_time() - before < 2
+    assert len(got[0]["data"]) == 1 << 24
 
 
 @pytest.mark.parametrize("text", [b"", b"what?", b"[]", b"1", b"\xff", b"{}x", b"[" * 100_000])

@@ -6,6 +6,7 @@ import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import docker
 import requests.exceptions
@@ -47,11 +48,12 @@ class Engine:
         self.url, tls = _where(name)
         self.name = name or self.url
         with self.telling("it does not answer as a container engine"):
-            if self.url.startswith(
-                "unix:///"
-            ):  # told at once, and the SDK leaves the sockets open that it cannot connect
+            if self.url.startswith("unix:///"):
+                # For the SDK leaves a socket open that it could not connect.
                 connect(self.url.removeprefix("unix://"), timeout=timeout).close()
-            self.client = docker.DockerClient(base_url=self.url, tls=tls or False, timeout=timeout)
+            # A fraction of a second is fine, whatever the stub of its type says.
+            options: dict[str, Any] = {"base_url": self.url, "tls": tls or False, "timeout": timeout}
+            self.client = docker.DockerClient(**options)
             facts = self.client.version()
         self.version: str = facts.get("Version", "unknown")
         self.machine: str = facts.get("Arch", "unknown")
@@ -123,15 +125,18 @@ def _where(name: str | None) -> tuple[str, TLSConfig | None]:
     try:
         context = ContextAPI.get_context(name or os.environ.get("DOCKER_CONTEXT"))
         if context is None:
-            name = name or os.environ.get("DOCKER_CONTEXT")
-            hint = "see: docker context ls"
-            directory = os.environ.get("DOCKER_CONFIG") or os.path.expanduser("~/.docker")
-            if not os.path.exists(f"{directory}/config.json"):
-                hint += f"; the SDK sees contexts only beside a config.json: echo '{{}}' >{directory}/config.json"
-            raise EngineError(Stage.ENGINE, errno.ENOENT, name, hint, "there is no Docker context of that name")
+            raise _no_context(name or os.environ.get("DOCKER_CONTEXT"))
         return context.Host or _DEFAULT, context.TLSConfig
     except (DockerException, ValueError, KeyError) as error:
         raise EngineError(Stage.ENGINE, errno.EINVAL, name, "see: docker context ls", _line(error)) from error
+
+
+def _no_context(name: str | None) -> EngineError:
+    hint = "see: docker context ls"
+    config = os.path.join(os.environ.get("DOCKER_CONFIG") or os.path.expanduser("~/.docker"), "config.json")
+    if not os.path.exists(config):
+        hint += f"; the SDK sees contexts only beside a config.json: echo '{{}}' >{config}"
+    return EngineError(Stage.ENGINE, errno.ENOENT, name, hint, "there is no Docker context of that name")
 
 
 def _line(error: BaseException) -> str:
@@ -154,7 +159,8 @@ def _number(error: BaseException | None) -> int:
         # A negative one is getaddrinfo's.
         if (
             isinstance(one, OSError)
-            and (one.errno or 0) > 0
+            and one.errno
+            and one.errno > 0
             and not isinstance(one, requests.exceptions.RequestException)
         ):
             return one.errno

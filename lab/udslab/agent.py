@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import gc
 import heapq
 import itertools
 import os
@@ -28,10 +29,8 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
 
 from udslab import __version__, libc
-from udslab.address import Address
 from udslab.connection import Connection, connect
 from udslab.deadline import now
 from udslab.errors import AgentGone, Stage, TimedOut, UdsError, failure
@@ -65,19 +64,16 @@ _ROUNDS = 16
 _LONGEST = 3600.0
 """Seconds after which the loop goes round if nothing happens: poll(2) does not take every number."""
 
-Body = Callable[[socket.socket], int]
-"""What a child does: given its channel; its exit status."""
-
 
 @dataclass
 class _Child:
     number: int
     pid: int
-    op: str
-    """The operation that has made it."""
     channel: socket.socket | None
     output: int
-    starting: int | None
+    op: str = ""
+    """The operation that it was given; empty while it waits for one."""
+    starting: int | None = None
     """The id of the request that is answered when it has started."""
     code: int | None = None
     unsent: bytearray = field(default_factory=bytearray)
@@ -122,6 +118,9 @@ class Agent:
         self._lines = Lines()
         self._pending = bytearray()
         self._children: dict[int, _Child] = {}
+        self._spare: _Child | None = None
+        """One that is forked before it is asked for: that, and to put off what is the agent's, is most of the time that
+        a server takes to start."""
         self._numbers = itertools.count(1)
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._ending = False
@@ -140,6 +139,8 @@ class Agent:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
             signal.signal(number, lambda *_: None)  # it only wakes the loop
         libc.set_dumpable(False)  # no child of the same user opens our descriptors by /proc
+        gc.freeze()  # what is here now stays: children need not copy it to find that out
+        self._have_a_spare()
         while not (self._ending and all(child.code is not None for child in self._children.values())):
             for key, mask in self._selector.select(self._pause()):
                 key.data(mask)  # harmless where one before it has closed it
@@ -283,17 +284,14 @@ class Agent:
 
     def _serve(self, message: Message) -> None:
         address = decode_address(message["address"])
-        child = self._fork(message, lambda channel: _serve(channel, address, message["options"]))
-        self._tell_of(child, f"serves {address}")
+        self._tell_of(self._employ(message), f"serves {address}")
 
     def _start(self, message: Message) -> None:
-        command = message["command"]
-        words = " ".join(command)
-        child = self._fork(message, lambda channel: _execute(command, message.get("env"), message.get("cwd")))
-        self._tell_of(child, words)
+        words = " ".join(message["command"])
+        self._tell_of(self._employ(message), words)
 
     def _connect(self, message: Message) -> None:
-        self._fork(message, lambda channel: _converse(channel, message))
+        self._employ(message)
 
     def _signal_child(self, message: Message) -> None:
         child = self._child(message)
@@ -345,7 +343,7 @@ class Agent:
         self._at(now() + grace, lambda: self._kill_if_alive(child))
 
     def _tell_of(self, child: _Child, what: str) -> None:
-        if child.op != "connect":  # servers come and go; clients are whoever asks
+        if child.op not in ("", "connect"):  # servers come and go; clients are whoever asks
             self._tell(f"pid {child.pid}: {what}")
 
     def _kill_if_alive(self, child: _Child) -> None:
@@ -372,24 +370,37 @@ class Agent:
 
     # Children
 
-    def _fork(self, message: Message, body: Body) -> _Child:
+    def _employ(self, message: Message) -> _Child:
+        """Give a child what it has to do."""
         if self._ending:
             raise AgentGone(Stage.AGENT, errno.ESHUTDOWN, None, what="the agent is about to end")
-        id = message["id"]
+        child = self._spare or self._fork()
+        child.starting, child.op = message["id"], message["op"]
+        self._spare = None
+        child.unsent += line(message)
+        self._push(child)
+        self._have_a_spare()
+        return child
+
+    def _have_a_spare(self) -> None:
+        with suppress(OSError):  # then the next one is forked, or fails, when it is asked for
+            self._spare = self._fork()
+
+    def _fork(self) -> _Child:
         ours, theirs = open_pair(SocketType.STREAM)
         with theirs:
             try:
-                pid, read = self._fork_with(ours, theirs, message.get("umask"), body)
+                pid, read = self._fork_with(ours, theirs)
             except OSError:
                 ours.close()
                 raise
-        child = _Child(next(self._numbers), pid, message["op"], ours, read, id)
+        child = _Child(next(self._numbers), pid, ours, read)
         self._children[child.number] = child
         self._selector.register(ours, selectors.EVENT_READ, lambda mask: self._attend(child, mask))
         self._selector.register(read, selectors.EVENT_READ, lambda mask: self._drain(child))
         return child
 
-    def _fork_with(self, ours: socket.socket, theirs: socket.socket, umask: int | None, body: Body) -> tuple[int, int]:
+    def _fork_with(self, ours: socket.socket, theirs: socket.socket) -> tuple[int, int]:
         """The child's pid, and the end of the pipe at which its output is read."""
         read, write = os.pipe()
         os.set_blocking(read, False)
@@ -406,8 +417,8 @@ class Agent:
                     die_with_us()
                     ours.close()
                     os.close(read)
-                    self._leave(write, umask)
-                    code = body(theirs)
+                    self._leave(write)
+                    code = _work(theirs)
                 except BaseException as error:  # noqa: BLE001 - it is told to whoever asked, or stands in the output
                     _say(theirs, {"error": encode_error(error)}) or os.write(2, f"udslab: {error}\n".encode())
                 finally:
@@ -423,7 +434,7 @@ class Agent:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         return pid, read
 
-    def _leave(self, output: int, umask: int | None) -> None:
+    def _leave(self, output: int) -> None:
         """In the child: put off all that is the agent's."""
         signal.set_wakeup_fd(-1)
         for fd in {self._source, self._sink}:
@@ -444,9 +455,6 @@ class Agent:
         reset_signals()
         for number in _PYTHON_IGNORES:
             signal.signal(number, signal.SIG_IGN)
-        libc.set_dumpable(True)
-        if umask is not None:
-            os.umask(umask)
 
     def _attend(self, child: _Child, mask: int) -> None:
         if mask & selectors.EVENT_WRITE:
@@ -559,10 +567,12 @@ class Agent:
             self._answer(id, code)
         child.asked.clear()
         child.waiting.clear()
-        if child.forgotten:
+        if child.forgotten or child is self._spare:
             self._close(child)
 
     def _close(self, child: _Child) -> None:
+        if child is self._spare:
+            self._spare = None
         del self._children[child.number]
         self._close_channel(child)
         self._close_output(child)
@@ -622,9 +632,24 @@ def _say(channel: socket.socket, message: Message) -> bool:
 # What children do
 
 
-def _serve(channel: socket.socket, address: Address, options: dict[str, Any]) -> int:
+def _work(channel: socket.socket) -> int:
+    """Wait for what there is to do, and do it; the exit status."""
+    lines = Lines()
+    while True:
+        data = channel.recv(_CHUNK)
+        if not data:
+            return 0
+        for message in lines.feed(data):
+            libc.set_dumpable(True)
+            if message.get("umask") is not None:
+                os.umask(message["umask"])
+            return _WORK[message["op"]](channel, message)
+
+
+def _serve(channel: socket.socket, message: Message) -> int:
     import logging
 
+    options = message["options"]
     verbose = logging.DEBUG if options.pop("verbose", False) else logging.INFO
     logging.basicConfig(level=verbose, format="udslab: %(message)s", stream=sys.stderr)
 
@@ -632,11 +657,12 @@ def _serve(channel: socket.socket, address: Address, options: dict[str, Any]) ->
         _say(channel, {"result": {}})
         channel.close()
 
-    run_until_signal(lambda: serve(address, **options), ready)
+    run_until_signal(lambda: serve(decode_address(message["address"]), **options), ready)
     return 0
 
 
-def _execute(command: list[str], env: dict[str, str] | None, cwd: str | None) -> int:
+def _execute(channel: socket.socket, message: Message) -> int:
+    command, env, cwd = message["command"], message.get("env"), message.get("cwd")
     if cwd is not None:
         os.chdir(cwd)
     reset_signals()  # those that Python ignores, too
@@ -685,6 +711,13 @@ def _converse(channel: socket.socket, message: Message) -> int:
                 _say(channel, {"id": request["id"], **answer})
                 if request.get("op") == "close":
                     return 0
+
+
+_WORK: dict[str, Callable[[socket.socket, Message], int]] = {
+    "serve": _serve,
+    "start": _execute,
+    "connect": _converse,
+}
 
 
 def _receive(read: Callable[[Connection, Message], bytes]) -> Callable[[Connection, Message], object]:

@@ -160,6 +160,22 @@ said = [
     assert said == ["PermissionError"] * 6 + ["EPERM"]
 
 
+def test_it_can_kill_all_beside_process_1_and_the_next_one_is_served_all_the_same(confined, places):
+    path = f"{places[0].path}/after"
+    said = seen(
+        confined,
+        TRY
+        + """
+others = [int(name) for name in os.listdir("/proc") if name.isdecimal() and int(name) not in (1, os.getpid())]
+said = [tried(os.kill, pid, 9) for pid in others]
+""",
+    )
+    assert set(said) <= {"done"}
+    with confined.serve(path, mode=0o666), udslab.connect(path, timeout=10) as client:
+        client.sendall(b"hello")
+        assert client.read_exactly(5) == b"HELLO"
+
+
 def test_it_inherits_nothing_of_the_agents(confined):
     source = (
         "said = {fd: os.readlink(f'/proc/self/fd/{fd}') for fd in range(100) if os.path.lexists(f'/proc/self/fd/{fd}')}"
@@ -200,8 +216,15 @@ def test_it_can_end_it_and_then_all_goes_in_order(lab, places, number):
     container.close()
 
 
-def test_it_cannot_signal_what_is_in_another_container(confined, kept):
-    with kept.start(["sleep", "100"]) as sleeper:
-        pids = seen(confined, "said = [int(name) for name in os.listdir('/proc') if name.isdecimal()]")
-        assert len(pids) == 2  # process 1 and itself
+def test_it_sees_no_process_of_another_container(confined, kept):
+    with kept.start(["sleep", "4711"]) as sleeper:
+        source = """
+said = {}
+for name in os.listdir("/proc"):
+    if name.isdecimal():
+        with open(f"/proc/{name}/stat") as stat:
+            said[name] = stat.read().split()[1:4]
+"""
+        processes = seen(confined, source)
+        assert {name for name, _, parent in processes.values()} == {"(python3)"}
         assert sleeper.returncode is None

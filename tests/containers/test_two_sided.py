@@ -15,6 +15,7 @@ from udslab.containers import Container, Session, Shared
 from udslab.credentials import Credentials
 from udslab.errors import AccessDenied, AddressInUse, EngineError, NoSuchPath, Refused, UdsError
 from udslab.remote import Remote, RemoteConnection
+from udslab.spawn import wait_until
 from udslab.state import State
 
 IMAGE = "udslab-base:debian-12"
@@ -362,6 +363,19 @@ def test_a_sandbox_without_host_sockets_has_sockets_of_its_own(make, here, place
                 side.connect(path)
 
 
+def test_in_gvisor_not_even_what_is_its_own_is_certain(make, name):
+    sandbox, path = make(runtime="runsc"), f"/tmp/{name}"  # in its memory, where no other kernel has part
+    with sandbox.serve(path) as server:
+        assert sandbox.status(path).describe() == "listening stream (not certain)"
+        server.kill()
+    found = sandbox.status(path)
+    # It goes on to know what type of socket was bound there.
+    assert found.describe() == "bound stream (not certain)"
+    assert "the pair probe does not tell the truth here" in found.evidence
+    with pytest.raises(AddressInUse):
+        sandbox.serve(path)
+
+
 @pytest.mark.parametrize("type", ["stream", "seqpacket"])
 def test_a_sandbox_with_host_sockets_is_reached_and_reaches(make, here, places, path, type):
     sandbox, other = make(runtime="runsc-uds"), make("other", runtime="runsc-uds")
@@ -398,3 +412,15 @@ def test_a_sandbox_holds_what_a_server_killed_in_it_has_bound_until_it_ends_itse
     assert here.status(path).removable
     with here.serve(path):
         assert here.status(path).state is State.LISTENING
+
+
+BINDS = "import signal, socket, sys; s = socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]); signal.pause()"
+
+
+def test_a_server_in_a_sandbox_is_not_stale_to_those_outside_before_it_listens(make, here, places, name):
+    path = f"{places['directory'].path}/{name}"
+    with make(runtime="runsc-uds").start(["python3", "-c", BINDS, path]):
+        found = wait_until(path, lambda found: found.state is not State.ABSENT)
+        assert (found.state, found.certain) == (State.BOUND, True)
+        with pytest.raises(AddressInUse):
+            here.serve(path)

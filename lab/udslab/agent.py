@@ -21,7 +21,6 @@ import gc
 import heapq
 import itertools
 import os
-import platform
 import selectors
 import signal
 import socket
@@ -31,10 +30,12 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from udslab import __version__, libc
+from udslab.address import Address
 from udslab.connection import Connection, connect
 from udslab.deadline import now
 from udslab.errors import AgentGone, Stage, TimedOut, UdsError, failure
 from udslab.listener import listen
+from udslab.probe import calibrated
 from udslab.server import Server, run_until_signal, serve
 from udslab.socktype import SocketType, open_pair
 from udslab.spawn import end_with_parent, reset_signals
@@ -136,9 +137,14 @@ class Agent:
     def run(self) -> None:
         """Do what is asked until the input ends, the lease has run out, or SIGTERM or SIGINT comes."""
         signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
+        reset_signals()  # once, for all children
+        for number in _PYTHON_IGNORES:
+            signal.signal(number, signal.SIG_IGN)
+        for number in _OURS:
             signal.signal(number, lambda *_: None)  # it only wakes the loop
         libc.set_dumpable(False)  # no child of the same user opens our descriptors by /proc
+        with suppress(OSError):
+            calibrated()  # once, for all children
         gc.freeze()  # what is here now stays: children need not copy it to find that out
         self._have_a_spare()
         while not (self._ending and all(child.code is not None for child in self._children.values())):
@@ -261,16 +267,17 @@ class Agent:
         return child
 
     def _info(self, message: Message) -> None:
+        host = os.uname()
         umask = os.umask(0o077)
         os.umask(umask)
         self._answer(
             message["id"],
             {
                 "version": __version__,
-                "python": platform.python_version(),
-                "kernel": platform.release(),
-                "machine": platform.machine(),
-                "host": platform.node(),
+                "python": sys.version.split()[0],
+                "kernel": host.release,
+                "machine": host.machine,
+                "host": host.nodename,
                 "pid": os.getpid(),
                 "uid": os.geteuid(),
                 "gid": os.getegid(),
@@ -328,8 +335,11 @@ class Agent:
         """SIGTERM, and after the grace SIGKILL, also to what it leaves of its process group."""
         child = self._child(message)
         grace = message.get("grace", 0.0)
+        child.forgotten = message.get("forget", False)
         if child.code is not None:
             self._answer(message["id"], child.code)
+            if child.forgotten:
+                self._close(child)
             return
         child.waiting.add(message["id"])
         if grace:
@@ -452,9 +462,9 @@ class Agent:
         os.close(null)
         os.close(output)
         sys.stdout = sys.stderr = os.fdopen(1, "w", 1, errors="backslashreplace", closefd=False)
-        reset_signals()
-        for number in _PYTHON_IGNORES:
-            signal.signal(number, signal.SIG_IGN)
+        for number in _OURS:
+            signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, [])
 
     def _attend(self, child: _Child, mask: int) -> None:
         if mask & selectors.EVENT_WRITE:
@@ -605,7 +615,12 @@ _OPERATIONS: dict[str, Callable[[Agent, Message], None]] = {
 }
 
 
-_PYTHON_IGNORES = (signal.SIGPIPE, signal.SIGXFSZ)
+def _signals(*names: str) -> list[int]:
+    return [getattr(signal, name) for name in names if hasattr(signal, name)]  # not all are on every platform
+
+
+_OURS = _signals("SIGTERM", "SIGINT", "SIGCHLD")
+_PYTHON_IGNORES = _signals("SIGPIPE", "SIGXFSZ")
 """So that writing raises BrokenPipeError, or OSError (EFBIG), instead."""
 
 
@@ -634,6 +649,7 @@ def _say(channel: socket.socket, message: Message) -> bool:
 
 def _work(channel: socket.socket) -> int:
     """Wait for what there is to do, and do it; the exit status."""
+    _rehearse()
     lines = Lines()
     while True:
         data = channel.recv(_CHUNK)
@@ -644,6 +660,17 @@ def _work(channel: socket.socket) -> int:
             if message.get("umask") is not None:
                 os.umask(message["umask"])
             return _WORK[message["op"]](channel, message)
+
+
+def _rehearse() -> None:
+    """Serve once, for nobody: what a forked child touches for the first time the kernel must copy, and it is better
+    done while nobody waits. The name is abstract, so that nothing is left wherever it ends."""
+    with suppress(OSError):
+        server = serve(Address.abstract(b"udslab-rehearsal-" + os.urandom(8)))
+        with connect(server.address) as client:
+            client.sendall(b"?")
+            server.stop()
+            server.run()
 
 
 def _serve(channel: socket.socket, message: Message) -> int:

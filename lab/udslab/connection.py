@@ -8,7 +8,6 @@ import math
 import os
 import socket
 import struct
-import tempfile
 from collections.abc import Sequence
 
 from udslab.address import Address, AddressLike
@@ -211,6 +210,8 @@ def _send_timeout(sock: socket.socket, seconds: float) -> None:
 def _bind_own(connection: Connection, bind: AddressLike) -> None:
     own = Address.parse(bind)
     if isinstance(bind, (str, bytes)) and own.name == b"auto":
+        import tempfile  # not at the top: with it come modules that make each fork dearer (random reseeds itself)
+
         name = private_name()
         own = Address.pathname(os.path.join(os.fsencode(tempfile.gettempdir()), name))
         if not own.fits:  # TMPDIR is too long

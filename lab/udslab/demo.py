@@ -84,6 +84,7 @@ class Scene:
 
     @property
     def server(self) -> ServerProcess:
+        """The one that was started last."""
         if self._server is None:
             raise RuntimeError("no server has been started")
         return self._server

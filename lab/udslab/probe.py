@@ -33,7 +33,7 @@ import errno
 import functools
 import os
 import socket
-import tempfile
+from contextlib import suppress
 from typing import NamedTuple
 
 from udslab.socktype import SocketType, open_pair, open_socket
@@ -214,6 +214,14 @@ def _expect(directory: str, name: str, type: SocketType, backlog: int | None, wa
     return (answer.type, answer.listening, answer.full) == (want.type, want.listening, want.full)
 
 
+def _remove(directory: str) -> None:
+    for name, *_ in _CALIBRATION:
+        with suppress(OSError):  # it has gone as soon as it was used, unless something failed
+            os.unlink(os.path.join(directory, name))
+    with suppress(OSError):
+        os.rmdir(directory)
+
+
 _CALIBRATION = (
     ("a", SocketType.STREAM, None, Answer(None)),
     ("b", SocketType.STREAM, None, Answer(SocketType.STREAM)),
@@ -238,14 +246,23 @@ def calibrated() -> bool:
     """
     if not hasattr(os, "O_PATH"):
         return False
-    for place in (None, "/dev/shm"):  # noqa: S108 - by an unguessable name
+    for place in (os.environ.get("TMPDIR") or "/tmp", "/tmp", "/dev/shm"):  # noqa: S108 - by an unguessable name
+        # Not by tempfile: with it come modules that make each fork of the agent dearer.
+        directory = os.path.abspath(os.path.join(place, f"uds-probe-{os.urandom(8).hex()}"))
+        # Bytes that are too many for sun_path say nothing about the kernel: try the next place.
+        if len(os.fsencode(directory)) > 80:
+            continue
         try:
-            with tempfile.TemporaryDirectory(prefix="uds-probe-", dir=place) as directory:
-                # Bytes that are too many for sun_path say nothing about the kernel: try the next place.
-                if len(os.fsencode(directory)) > 80:
-                    continue
-                return all(_expect(directory, *case) for case in _CALIBRATION)
+            os.mkdir(directory, 0o700)
         except OSError as error:
             if error.errno in TRANSIENT:
                 raise
+            continue
+        try:
+            return all(_expect(directory, *case) for case in _CALIBRATION)
+        except OSError as error:
+            if error.errno in TRANSIENT:
+                raise
+        finally:
+            _remove(directory)
     return False

@@ -39,6 +39,8 @@ __all__ = ["Channel", "Info", "Remote", "RemoteConnection", "RemoteProcess", "So
 
 _BEAT = 10.0
 """Seconds between heartbeats; an agent's lease is thrice as long."""
+_GRACE = 5.0
+"""Seconds that a process gets to end by itself."""
 _PATIENCE = 30.0
 """Seconds in which an agent answers whatever takes no time of its own."""
 
@@ -303,7 +305,7 @@ class RemoteProcess:
             return False
         return True
 
-    def end(self, grace: float = 5.0) -> int:
+    def end(self, grace: float = _GRACE) -> int:
         """SIGTERM; SIGKILL if it still runs after ``grace`` seconds; its exit status."""
         return int(self._remote.ask("end", grace, child=self._number, grace=grace))
 
@@ -322,8 +324,7 @@ class RemoteProcess:
 
     def __exit__(self, *exc: object) -> None:
         with contextlib.suppress(AgentGone):
-            self.end()
-            self._remote.tell("forget", child=self._number)
+            self._remote.ask("end", _GRACE, child=self._number, grace=_GRACE, forget=True)
 
 
 class RemoteConnection:

@@ -8,7 +8,6 @@ import os
 import select
 import signal
 import subprocess
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
@@ -63,6 +62,8 @@ class Process:
         stdout: int | None = None,
     ) -> None:
         self.command = [os.fsdecode(word) for word in command]
+        import tempfile  # see connection
+
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by __exit__
         end_with_us = end_with_parent()
 

@@ -8,9 +8,9 @@ import re
 from pathlib import Path
 
 import pytest
-from images import IMAGE
 
 import udslab
+from images import IMAGE
 
 ROOT = Path(__file__).parents[2]
 

@@ -565,12 +565,12 @@ def test_owners_are_told_though_somebody_holds_a_path_that_is_too_long_to_be_tol
 def test_short_of_descriptors_the_calibration_is_not_settled_for_ever(path, make_socket, monkeypatch):
     make_socket(path, backlog=5)
 
-    def no_descriptor(**_: object) -> None:
+    def no_descriptor(*_: object) -> None:
         raise OSError(errno.EMFILE, "Too many open files")
 
     probe.calibrated.cache_clear()
     with monkeypatch.context() as patched:
-        patched.setattr("tempfile.TemporaryDirectory", no_descriptor)
+        patched.setattr("udslab.probe._expect", no_descriptor)
         with pytest.raises(UdsError) as error:
             status(path)
     assert error.value.errno == errno.EMFILE

@@ -16,6 +16,7 @@ import sys
 import termios
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -200,9 +201,9 @@ def test_it_sees_what_is_seen_here(agent, directory, make_socket, state, name, o
         open(path, "w").close()
     elif state == "unreachable":
         path += b"/s"
-    found = agent.status(path, owners=owners)
-    assert found == udslab.status(path, owners=owners)
-    assert found.as_dict() == udslab.status(path, owners=owners).as_dict()
+    found, here = agent.status(path, owners=owners), udslab.status(path, owners=owners)
+    assert replace(found, info=None) == replace(here, info=None)  # a look can change st_atime
+    assert found.as_dict() == here.as_dict()
     assert found.state == state
 
 
@@ -1102,7 +1103,7 @@ def test_two_hundred_servers(launch, directory):
     assert os.listdir(directory) == ["7"]
 
 
-@pytest.mark.parametrize("rounds", [40, pytest.param(1000, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("rounds", [40, pytest.param(300, marks=pytest.mark.soak)])
 def test_round_after_round_leaves_it_as_it_was(launch, path, rounds):
     process, ours = launch()
     with Remote(SocketChannel(ours), "here") as remote:

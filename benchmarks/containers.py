@@ -24,6 +24,7 @@ import sys
 import time
 from collections.abc import Callable
 from statistics import median, quantiles
+from typing import Any
 
 from common import BENCHMARKS, C_FLAGS, PEERS, BenchmarkError, positive, run, table, verdict
 
@@ -87,7 +88,7 @@ def _ways(lab: Session, image: str) -> dict[str, Callable[[], Callable[[], objec
     program = _static_server(shared)
     path = f"{shared.path}/s"
     client = lab.engine.client
-    confined = {"network_mode": "none", "user": f"{lab.uid}:{lab.gid}", "mounts": [shared.mount()]}
+    confined: Any = {"network_mode": "none", "user": f"{lab.uid}:{lab.gid}", "mounts": [shared.mount()]}
 
     def answer() -> None:
         with connect(path) as connection:
@@ -137,8 +138,8 @@ def _ways(lab: Session, image: str) -> dict[str, Callable[[], Callable[[], objec
         "docker exec in a kept container": by_exec,
     }
     with contextlib.suppress(ImportError):
-        from testcontainers.core.config import testcontainers_config
-        from testcontainers.core.container import DockerContainer
+        from testcontainers.core.config import testcontainers_config  # type: ignore[import-not-found, unused-ignore]
+        from testcontainers.core.container import DockerContainer  # type: ignore[import-not-found, unused-ignore]
 
         testcontainers_config.ryuk_disabled = True
 

@@ -203,9 +203,7 @@ def test_a_paused_container_is_seen_listening_and_answers_when_it_goes_on(there,
 def test_what_is_known_and_reached_depends_on_the_namespaces_that_are_shared(make, there, places, path, name, spaces):
     client = make(**dict.fromkeys(spaces, there))
     with there.serve(path) as server:
-        credentials = answers(client, path, "stream", places)
-        pid = server.pid if "pid" in spaces else 0
-        assert credentials == Credentials(pid, there.started.uid, there.started.gid)
+        # First, for the server's end of a connection is a socket of the *client's* network namespace, with that name.
         found = client.status(path, owners=True)
         assert (found.state, found.certain) == (State.LISTENING, True)  # that does not depend on them
         table = found.evidence[-1]
@@ -213,6 +211,9 @@ def test_what_is_known_and_reached_depends_on_the_namespaces_that_are_shared(mak
         assert ("proves nothing" in table) == ("network" not in spaces)
         assert (found.backlog is not None) == ("network" in spaces)
         assert found.pids == ((server.pid,) if len(spaces) == 2 else ())
+        credentials = answers(client, path, "stream", places)
+        pid = server.pid if "pid" in spaces else 0
+        assert credentials == Credentials(pid, there.started.uid, there.started.gid)
     with there.serve(f"@{name}"):
         found = client.status(f"@{name}")
         if "network" in spaces:

@@ -7,17 +7,17 @@ import os
 import select
 import socket
 import struct
+import uuid
 from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from docker.errors import APIError, NotFound
+from docker.errors import APIError
 from docker.types import LogConfig, Mount
 
 from udslab.containers import bundle
 from udslab.containers.engine import Engine
-from udslab.deadline import Deadline
 from udslab.errors import AgentGone, EngineError, Stage
 from udslab.remote import Remote
 
@@ -63,50 +63,52 @@ class Container(Remote):
         """
         self.engine = engine
         self.image = image
-        self._paused = False
-        api = engine.client.api
-        with engine.telling(f"no container could be made of {image}"):
-            settings = api.create_host_config(
-                auto_remove=True,
-                cap_drop=["ALL"],
-                log_config=LogConfig(type="none"),  # what an agent says is kept by whom it says it to
-                mounts=list(mounts),
-                network_mode=f"container:{network.id}" if network else "none",
-                pid_mode=f"container:{pid.id}" if pid else None,
-                read_only=True,
-                runtime=runtime,
-                security_opt=["no-new-privileges"],
-                tmpfs={"/tmp": "rw,size=64m,mode=1777"},  # noqa: S108 - in the container
-                userns_mode=userns,
-            )
-            self.id: str = api.create_container(
-                image,
-                entrypoint=bundle.command("--lease", str(LEASE)),
-                command=[],
-                environment=dict(environment or {}),
-                healthcheck={"test": ["NONE"]},
-                host_config=settings,
-                labels=dict(labels),
-                stdin_open=True,
-                user=user,
-                working_dir="/",
-            )["Id"]
+        name = f"udslab-{uuid.uuid4().hex[:12]}"
+        self.id = name  # until the engine has told us its own: it can be removed whatever happens in between
         attached: _Attached | None = None
+        api = engine.client.api
         try:
+            with engine.telling(f"no container could be made of {image}"):
+                settings = api.create_host_config(
+                    auto_remove=True,
+                    cap_drop=["ALL"],
+                    log_config=LogConfig(type="none"),  # what an agent says is kept by whom it says it to
+                    mounts=list(mounts),
+                    network_mode=f"container:{network.id}" if network else "none",
+                    pid_mode=f"container:{pid.id}" if pid else None,
+                    read_only=True,
+                    runtime=runtime,
+                    security_opt=["no-new-privileges"],
+                    tmpfs={"/tmp": "rw,size=64m,mode=1777"},  # noqa: S108 - in the container
+                    userns_mode=userns,
+                )
+                self.id = api.create_container(
+                    image,
+                    name=name,
+                    entrypoint=bundle.command("--lease", str(LEASE)),
+                    command=[],
+                    environment=dict(environment or {}),
+                    healthcheck={"test": ["NONE"]},
+                    host_config=settings,
+                    labels=dict(labels),
+                    stdin_open=True,
+                    user=user,
+                    working_dir="/",
+                )["Id"]
             if runtime:
                 self._check_runtime(runtime)
             with engine.telling(f"no container of {image} could be started"):
-                parameters = {"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1}
                 for path, archive in (put or {}).items():
                     api.put_archive(self.id, path, archive)
+                parameters = {"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1}
                 self._attached = attached = _Attached(api.attach_socket(self.id, parameters))
                 self._start(api)
         except BaseException:
             if attached is not None:
                 attached.close()
-            self._remove()
+            engine.remove_container(self.id)
             raise
-        super().__init__(self._attached, f"{image} ({self.id[:12]})")
+        super().__init__(self._attached, f"{image} ({name})")
         try:
             self._greet()
         except BaseException:
@@ -175,31 +177,18 @@ class Container(Remote):
         if os.getpid() != self._pid:
             return
         super().close()
-        self._remove()
+        self._wait_removed()
+        self.engine.remove_container(self.id)
 
     def __enter__(self) -> Container:
         return self
 
-    def _remove(self) -> None:
-        """Wait until it has removed itself, and remove it if it does not."""
+    def _wait_removed(self) -> None:
+        """Wait until it has removed itself, for as long as its agent may take."""
         api = self.engine.client.api
-        with self.engine.telling(f"{self.image} ({self.id[:12]}) cannot be removed"):
-            with suppress(APIError):  # not found; while podman removes it, an internal error
-                if api.inspect_container(self.id)["State"]["Status"] == "running":
-                    with suppress(APIError, OSError):  # in time, or by force
-                        api.wait(self.id, timeout=3, condition="removed")
-            deadline = Deadline(10)
-            with suppress(NotFound):
-                while True:
-                    try:
-                        api.remove_container(self.id, force=True, v=True)
-                        return
-                    except APIError as error:
-                        # It is being removed already, as Docker says it; podman: as it says also of one that ends.
-                        if error.status_code not in (409, 500) or deadline.passed:
-                            raise
-                    with suppress(APIError, OSError):
-                        api.wait(self.id, timeout=1, condition="removed")
+        with suppress(APIError, OSError):  # it has gone, or is removed by force
+            if api.inspect_container(self.id)["State"]["Status"] == "running":
+                api.wait(self.id, timeout=3, condition="removed")
 
 
 class _Attached:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from http import HTTPStatus
 from typing import Any
 
 import docker
 import requests.exceptions
 from docker.context import ContextAPI
-from docker.errors import APIError, DockerException, ImageNotFound
+from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 from docker.tls import TLSConfig
 from docker.utils import kwargs_from_env
 
 from udslab.connection import connect
+from udslab.deadline import Deadline
 from udslab.errors import EngineError, Stage
 
 __all__ = ["Engine"]
@@ -35,7 +37,8 @@ _HINTS = {
 class Engine:
     """A container engine that speaks Docker's API: Docker, or podman at its socket. A context manager.
 
-    ``name``: as it was asked for; ``url``: where it is; ``version``: of the engine.
+    ``name``: as it was asked for; ``url``: where it is; ``version`` and ``machine``: of the engine, in its own words.
+    ``again``: the name by which another process of this user's finds it, also when the current context has changed.
     """
 
     def __init__(self, name: str | None = None, *, timeout: float = _TIMEOUT) -> None:
@@ -47,6 +50,7 @@ class Engine:
         """
         self.url, tls = _where(name)
         self.name = name or self.url
+        self.again = name or "" if tls else self.url
         with self.telling("it does not answer as a container engine"):
             if self.url.startswith("unix:///"):
                 # For the SDK leaves a socket open that it could not connect.
@@ -85,6 +89,25 @@ class Engine:
         with self.telling(f"the image {image} cannot be looked at"):
             return str(self.client.images.get(image).attrs["Architecture"])
 
+    def remove_container(self, id: str) -> None:
+        """Remove a container, also one that runs, with its anonymous volumes; it has gone when this returns.
+
+        Raises :class:`~udslab.errors.EngineError`.
+        """
+        deadline = Deadline(_PATIENCE)
+        with self.telling(f"the container {id} cannot be removed"), suppress(NotFound):
+            while True:
+                try:
+                    self.client.api.remove_container(id, force=True, v=True)
+                    return
+                except APIError as error:
+                    # It is being removed already, as Docker says it; podman says so also of one that is just ending.
+                    busy = error.status_code in (HTTPStatus.CONFLICT, HTTPStatus.INTERNAL_SERVER_ERROR)
+                    if not busy or deadline.passed:
+                        raise
+                with suppress(APIError, OSError):
+                    self.client.api.wait(id, timeout=1, condition="removed")
+
     @contextmanager
     def telling(self, what: str) -> Iterator[None]:
         """Raise what goes wrong inside as :class:`~udslab.errors.EngineError`: one line, with what to do."""
@@ -105,6 +128,8 @@ class Engine:
             ) from error
 
 
+_PATIENCE = 10.0
+"""Seconds in which a container that is being removed has gone."""
 _LONG = 300
 """How many characters of what others say are kept."""
 _DEFAULT = "unix:///var/run/docker.sock"

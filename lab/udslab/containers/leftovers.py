@@ -9,9 +9,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from http import HTTPStatus
 
-from docker.errors import APIError, NotFound
+from docker.errors import NotFound
 
 from udslab.containers.engine import Engine
 from udslab.containers.labels import SESSION, Owner
@@ -22,9 +21,8 @@ __all__ = ["Kind", "Leftover", "find", "reap", "sweep"]
 
 _FRESH = 300.0
 """Seconds for which nothing is swept, by the engine's clock: whoever has just made it may still be about to use it."""
-_PATIENCE = 10
-"""Seconds in which a container that is being removed has gone."""
-_ENDED = ("created", "exited", "dead")
+_ENDED = ("created", "exited", "dead", "configured", "initialized", "stopped")
+"""The engine's words for what does not run, Docker's and podman's."""
 _WHY_LEFT = {
     "running": "its agent ends it in time",
     "restarting": "its agent ends it in time",
@@ -118,27 +116,15 @@ def reap(name: str, session: str, root: str) -> None:
     Called by its :class:`~udslab.reaper.Reaper`, and by nobody else: also what runs goes.
     """
     try:
-        with Engine(name) as engine:
+        with Engine(name or None) as engine:
             for leftover in find(engine, session):
                 with suppress(EngineError):
-                    _remove_by_force(engine, leftover)
+                    if leftover.kind is Kind.CONTAINER:
+                        engine.remove_container(leftover.name)
+                    else:
+                        leftover.remove(engine)
     finally:  # after the containers, which write there
         shutil.rmtree(os.path.dirname(root), ignore_errors=True)
-
-
-def _remove_by_force(engine: Engine, leftover: Leftover) -> None:
-    api = engine.client.api
-    if leftover.kind is Kind.VOLUME:
-        leftover.remove(engine)
-        return
-    with engine.telling(f"container {leftover.name} cannot be removed"), suppress(NotFound):
-        try:
-            api.remove_container(leftover.name, force=True, v=True)
-        except APIError as error:
-            if error.status_code != HTTPStatus.CONFLICT:
-                raise
-            # It removes itself just now, and its volumes are free when it has gone.
-            api.wait(leftover.name, timeout=_PATIENCE, condition="removed")
 
 
 def _seconds(time: str) -> float:

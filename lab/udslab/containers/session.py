@@ -76,7 +76,7 @@ class Session:
         try:
             self._root = self._exits.enter_context(scratch_directory())
             reap = "udslab.containers.leftovers:reap"
-            self._exits.enter_context(Reaper(reap, self.engine.name, self.owner.session, self._root))
+            self._exits.enter_context(Reaper(reap, self.engine.again, self.owner.session, self._root))
             sweep(self.engine)
         except BaseException:
             self._exits.close()

@@ -10,6 +10,7 @@ import sys
 
 import pytest
 
+from udslab.deadline import Deadline
 from udslab.reaper import Reaper
 from udslab.spawn import Process
 
@@ -127,11 +128,13 @@ def test_it_is_called_for_an_owner_that_is_killed_before_the_reaper_looks(own, c
 
 
 def _reaper_of(process):
-    return next(
-        pid
-        for pid in filter(str.isdigit, os.listdir("/proc"))
-        if os.path.exists(f"/proc/{pid}/cmdline") and f"\0{process.pid}\0reaped:call\0".encode() in _command_line(pid)
-    )
+    # It may have begun and not yet have its command line: exec closes descriptors first, for which its owner waits.
+    deadline = Deadline(WITHIN)
+    while not deadline.passed:
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            if f"\0{process.pid}\0reaped:call\0".encode() in _command_line(pid):
+                return pid
+    raise AssertionError("there is no reaper")
 
 
 def _command_line(pid):

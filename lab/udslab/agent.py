@@ -384,6 +384,7 @@ class Agent:
         """Give a child what it has to do."""
         if self._ending:
             raise AgentGone(Stage.AGENT, errno.ESHUTDOWN, None, what="the agent is about to end")
+        self._reap()  # somebody may just have killed the spare one
         child = self._spare or self._fork()
         child.starting, child.op = message["id"], message["op"]
         self._spare = None

@@ -357,8 +357,9 @@ def test_two_live_sessions_leave_each_other_alone(engine, environment):
 
 def test_a_session_in_a_container_and_one_outside_leave_each_other_alone(engine, make, swept):
     packages, package = Path(docker.__file__).parent.parent, Path(udslab.__file__).parent.parent
-    if not engine.url.startswith(("unix:///", "http+unix:///")) or sys.version_info[:2] != (3, 11):
-        pytest.skip("needs an engine at a socket file, and the Python of the image for the docker SDK")
+    if not engine.url.startswith(("unix:///", "http+unix:///")):
+        pytest.skip("needs an engine at a socket file")
+    # The SDK and what it needs is pure Python, or does without what is not: it runs on the image's, too.
     mounts = [
         Mount("/run/docker.sock", engine.url.partition("://")[2], type="bind"),
         Mount("/packages", str(packages), type="bind", read_only=True),

@@ -238,6 +238,10 @@ class _Attached:
     def close(self) -> None:
         with suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)
+        # From the outermost layer inwards: Python 3.13 complains of a response whose socket was closed before it.
+        response = getattr(self._attached, "_response", None)
+        if response is not None:
+            response.close()
         self._attached.close()
         self._sock.close()
 

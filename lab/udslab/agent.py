@@ -382,9 +382,9 @@ class Agent:
 
     def _employ(self, message: Message) -> _Child:
         """Give a child what it has to do."""
+        self._reap()  # somebody may just have killed the spare one
         if self._ending:
             raise AgentGone(Stage.AGENT, errno.ESHUTDOWN, None, what="the agent is about to end")
-        self._reap()  # somebody may just have killed the spare one
         child = self._spare or self._fork()
         child.starting, child.op = message["id"], message["op"]
         self._spare = None
@@ -505,6 +505,7 @@ class Agent:
                         self._send(message)
                 elif "error" in message:
                     id, child.starting = child.starting, None
+                    child.forgotten = True  # nobody is told its number
                     self._send({**message, "id": id})
                 else:
                     self._started(child, message["result"])
@@ -571,7 +572,7 @@ class Agent:
         self._hear(child)
         if child.starting is not None:
             child.asked.add(child.starting)
-            child.starting = None
+            child.starting, child.forgotten = None, True  # nobody is told its number
         for id in child.asked:
             self._refuse(id, self._died(child))
         for id in child.waiting:
@@ -737,8 +738,6 @@ def _converse(channel: socket.socket, message: Message) -> int:
                         error = failure(stage, cause, address)
                     answer = {"error": encode_error(error)}
                 _say(channel, {"id": request["id"], **answer})
-                if request.get("op") == "close":
-                    return 0
 
 
 _WORK: dict[str, Callable[[socket.socket, Message], int]] = {
@@ -772,7 +771,6 @@ _QUESTIONS: dict[str, Callable[[Connection, Message], object]] = {
     "read_line": _receive(lambda connection, request: connection.read_line()),
     "read_to_end": _receive(_read_to_end),
     "shutdown": lambda connection, request: connection.shutdown(request["how"]),
-    "close": lambda connection, request: connection.close(),
 }
 _STAGES = {"sendall": Stage.SEND, "shutdown": Stage.CLOSE}
 
@@ -788,12 +786,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--limit", type=float, metavar="SECONDS", help="end after so long, whatever happens")
     options = parser.parse_args(arguments)
     until = None if options.limit is None else now() + options.limit
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit(0))  # until the agent has its own handlers
     if options.listen is None:
         source, sink = _take_standard_streams()
         Agent(source, sink, lease=options.lease, until=until).run()
         return 0
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: sys.exit(0))  # until the agent has its own handlers
     with listen(options.listen, mode=0o660) as listener:
         listener.socket.settimeout(options.limit)
         _print(f"waits for its driver at {listener.address}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shutil
 import socket
 import stat
 import sys
@@ -409,9 +410,13 @@ def in_containers(agent: AddressLike) -> Iterator[Scene]:
     Raises as :func:`udslab.remote.drive`.
     """
     umask = 0o007
-    directory = os.path.dirname(os.fsdecode(Address.parse(agent).name))
+    shared = os.path.dirname(os.fsdecode(Address.parse(agent).name))
     with contextlib.ExitStack() as exits:
         exits.callback(os.umask, os.umask(umask))
+        # One of its own for each play: a killed one leaves what would be in the next one's way.
+        directory = tempfile.mkdtemp(prefix="play-", dir=shared)
+        os.chmod(directory, 0o770)  # noqa: S103 - the server is another user of the same group
+        exits.callback(shutil.rmtree, directory, ignore_errors=True)
         _clients_bind_in(directory, exits)
         yield _SceneApart(exits.enter_context(drive(agent)), directory, umask, exits)
 

@@ -20,7 +20,7 @@ from udslab.address import Address, AddressLike
 from udslab.connection import connect
 from udslab.credentials import Credentials
 from udslab.deadline import Deadline
-from udslab.errors import AgentGone, Stage, TimedOut
+from udslab.errors import AgentGone, Stage, TimedOut, UdsError
 from udslab.state import Status
 from udslab.wire import (
     Lines,
@@ -35,7 +35,7 @@ from udslab.wire import (
     unpack,
 )
 
-__all__ = ["Channel", "Info", "Remote", "RemoteConnection", "RemoteProcess", "SocketChannel", "drive"]
+__all__ = ["Channel", "Info", "Remote", "RemoteConnection", "RemoteProcess", "SocketChannel", "drive", "send_within"]
 
 _BEAT = 10.0
 """Seconds between heartbeats; an agent's lease is thrice as long."""
@@ -48,8 +48,9 @@ _PATIENCE = 30.0
 class Channel(Protocol):
     """A connection to an agent. ``send`` and ``receive`` are called by different threads."""
 
-    def send(self, data: bytes) -> None:
-        """Send all of it. Raises OSError."""
+    def send(self, data: bytes, timeout: float) -> None:
+        """Send all of it. Raises OSError; :class:`~udslab.errors.TimedOut` after ``timeout`` seconds in which the agent
+        did not take it: if it has taken a part, the channel is of no use any more."""
 
     def receive(self, timeout: float) -> bytes | None:
         """What has come; None after ``timeout`` seconds without any, b"" at the end. Raises OSError."""
@@ -61,15 +62,38 @@ class Channel(Protocol):
         """What is known about why it has ended, in words."""
 
 
+def send_within(sock: socket.socket, data: bytes, timeout: float) -> None:
+    """Send all of it on a blocking socket: see :meth:`Channel.send`."""
+    if type(sock) is not socket.socket:  # TLS takes no flags
+        sock.sendall(data)
+        return
+    deadline = Deadline(timeout)
+    rest = memoryview(data)
+    poll = select.poll()
+    poll.register(sock, select.POLLOUT)
+    while rest:
+        try:
+            rest = rest[sock.send(rest, socket.MSG_DONTWAIT) :]
+        except BlockingIOError:
+            if deadline.passed:
+                if len(rest) < len(data):
+                    sock.shutdown(socket.SHUT_RDWR)
+                raise TimedOut(Stage.AGENT, errno.ETIMEDOUT, None, *_NOT_TAKEN) from None
+            poll.poll((deadline.left() or 0.0) * 1000)
+
+
+_NOT_TAKEN = ("is it paused, or its machine too busy?", "the agent takes nothing")
+
+
 class SocketChannel:
     """A channel over a connected socket."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
 
-    def send(self, data: bytes) -> None:
+    def send(self, data: bytes, timeout: float) -> None:
         """See :class:`Channel`."""
-        self._sock.sendall(data)
+        send_within(self._sock, data, timeout)
 
     def receive(self, timeout: float) -> bytes | None:
         """See :class:`Channel`."""
@@ -228,13 +252,19 @@ class Remote:
         if os.getpid() != self._pid:
             raise self._ended("it belongs to the process that this one was forked from")
         data = line(message)
-        with self._lock:
+        if not self._lock.acquire(timeout=_PATIENCE):
+            raise TimedOut(Stage.AGENT, errno.ETIMEDOUT, None, *_NOT_TAKEN)
+        try:
             if self._gone is not None:
                 raise self._ended(self._gone)
-            try:
-                self._channel.send(data)
-            except OSError as error:
-                raise self._ended(str(error)) from error
+            self._channel.send(data, _PATIENCE)
+        except UdsError:
+            raise
+        except OSError as error:
+            self._gone = str(error)  # until the thread that takes in knows better
+            raise self._ended(self._gone) from error
+        finally:
+            self._lock.release()
 
     def _take_in(self) -> None:
         lines = Lines()
@@ -377,10 +407,8 @@ class RemoteConnection:
             return
         number, self._number = self._number, -1
         with contextlib.suppress(AgentGone):
-            try:
-                self._remote.ask("close", to=number)
-            finally:
-                self._remote.tell("forget", child=number)
+            # Not asked of the connection itself, which answers one question after another.
+            self._remote.ask("end", _GRACE, child=number, grace=_GRACE, forget=True)
 
     def _ask(self, op: str, **arguments: Any) -> Any:
         timeout = self._timeout

@@ -87,6 +87,15 @@ def test_what_the_calls_returned_and_what_is_on_the_disk_is_told(cli):
     assert disk[9] == {"no demo.sock": ""}
 
 
+def test_at_its_limit_it_gives_up_whatever_is_played(cli, directory):
+    done = cli("demo", "--limit", "0.5", set={"TMPDIR": str(directory)})
+    assert done.returncode == 1
+    said = "udslab: service: not over in 0.5 s (ETIMEDOUT): see what the last act waits for\n"
+    assert done.stderr.decode() == said
+    assert b"FAILED" not in done.stdout
+    assert os.listdir(directory) == []
+
+
 def test_two_at_the_same_time_do_not_meet(cli, variables, directory):
     with Process([sys.executable, "-m", "udslab", "demo"], env={**variables, "TMPDIR": str(directory)}) as other:
         assert cli("demo", set={"TMPDIR": str(directory)}).returncode == 0

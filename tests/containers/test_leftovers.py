@@ -395,14 +395,14 @@ def test_a_session_in_a_container_and_one_outside_leave_each_other_alone(engine,
         assert len(before) == 4
 
         # Of ours it sees that the owner is elsewhere.
-        attached.send(json.dumps([owner.session, outside.session]).encode() + b"\n")
+        attached.send(json.dumps([owner.session, outside.session]).encode() + b"\n", 30)
         assert says() == []
         assert names(engine, outside) == {volume}
 
         # Only what has never run could be nobody's: minutes later, in earnest.
         (created,) = swept(owner, outside)
         assert names(engine, owner) == before - {created}
-        attached.send(b"\n")
+        attached.send(b"\n", 30)
         api.wait(id, timeout=30)
     assert names(engine, owner) == set()
 

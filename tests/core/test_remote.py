@@ -219,6 +219,40 @@ def test_an_agent_that_does_not_answer_is_told_as_timed_out(launch, monkeypatch)
     process.thaw()
 
 
+def test_an_agent_that_takes_nothing_is_told_as_timed_out(launch, path, monkeypatch):
+    process, agent = launch()
+    with agent.serve(path, "discard"), agent.connect(path) as connection:
+        connection.settimeout(0.1)
+        with monkeypatch.context() as patched:
+            patched.setattr(remote, "_PATIENCE", 0.2)
+            process.freeze()
+            try:
+                with pytest.raises(TimedOut, match="paused"):
+                    connection.sendall(bytes(4 << 20))
+                with pytest.raises(UdsError):  # half a message has been sent: nothing can follow it
+                    agent.info()
+            finally:
+                process.thaw()
+
+
+def test_an_interrupted_receive_does_not_keep_its_connection_from_closing(launch, path):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    _, agent = launch()
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        with agent.serve(path, "discard"):
+            began = time.monotonic()
+            with pytest.raises(KeyboardInterrupt), agent.connect(path) as connection:
+                signal.setitimer(signal.ITIMER_REAL, 0.2)
+                connection.recv(1)
+            assert time.monotonic() - began < 4
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
 def test_what_takes_its_time_is_waited_for(launch, path, monkeypatch):
     _, driver = launch()
     with driver.serve(path, "discard") as server, driver.connect(path) as connection:

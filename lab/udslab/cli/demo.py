@@ -38,8 +38,16 @@ def add_parser(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> int:
     """Play, print, and say whether all was as told."""
     if options.limit is not None:
-        signal.signal(signal.SIGALRM, lambda *_: _give_up(options.limit))
+        signal.signal(signal.SIGALRM, _give_up)
         signal.setitimer(signal.ITIMER_REAL, options.limit)
+    try:
+        return _run(options)
+    except _LimitReached:
+        what = f"not over in {options.limit:g} s"
+        raise TimedOut(Stage.SERVICE, errno.ETIMEDOUT, None, "see what the last act waits for", what) from None
+
+
+def _run(options: argparse.Namespace) -> int:
     passed = True
     acts = []
     with in_containers(options.agent) if options.agent else with_processes() as scene:
@@ -58,8 +66,12 @@ def run(options: argparse.Namespace) -> int:
     return 0 if passed else 1
 
 
-def _give_up(limit: float) -> None:
-    raise TimedOut(Stage.SERVICE, errno.ETIMEDOUT, None, "see what the last act waits for", f"not over in {limit:g} s")
+class _LimitReached(BaseException):
+    """No Exception, which an act could take for its own."""
+
+
+def _give_up(*_: object) -> None:
+    raise _LimitReached
 
 
 def _facts(act: Act) -> dict[str, Any]:

@@ -16,7 +16,8 @@ _HOST_HALF = {"bench", "cli", "containers", "report"}
 # Runs as `python3 -c` in an image that we do not know: what lies in its working directory is not imported (an empty
 # entry in sys.path), and standard input beyond the zip is left to the agent.
 _TAKE_IN = """
-import sys
+import signal, sys
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 sys.path[:] = [entry for entry in sys.path if entry]
 if sys.version_info < (3, 9):
     sys.exit("the agent needs Python 3.9 or newer, and this is " + sys.version.split()[0])

@@ -19,7 +19,7 @@ from docker.types import LogConfig, Mount
 from udslab.containers import bundle
 from udslab.containers.engine import Engine
 from udslab.errors import AgentGone, EngineError, Stage
-from udslab.remote import Remote
+from udslab.remote import Remote, send_within
 
 __all__ = ["Container"]
 
@@ -136,7 +136,7 @@ class Container(Remote):
         """Send the agent, and see that it is there."""
         try:
             with suppress(OSError):  # what it says at its end tells more
-                self._attached.send(bundle.contents())
+                self._attached.send(bundle.contents(), LEASE)
             self.started = self.info()
         except AgentGone as error:
             said = self._attached.why()
@@ -202,8 +202,8 @@ class _Attached:
         self._data = bytearray()
         self._errors: deque[bytes] = deque(maxlen=_KEPT)
 
-    def send(self, data: bytes) -> None:
-        self._sock.sendall(data)
+    def send(self, data: bytes, timeout: float) -> None:
+        send_within(self._sock, data, timeout)
 
     def receive(self, timeout: float) -> bytes | None:
         while True:

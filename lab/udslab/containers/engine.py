@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from http import HTTPStatus
@@ -107,6 +108,7 @@ class Engine:
                         raise
                 with suppress(APIError, OSError):
                     self.client.api.wait(id, timeout=1, condition="removed")
+                time.sleep(0.02)  # podman does not always wait
 
     @contextmanager
     def telling(self, what: str) -> Iterator[None]:
@@ -144,10 +146,10 @@ _SAID = {
 def _where(name: str | None) -> tuple[str, TLSConfig | None]:
     if name and "://" in name:
         return name, None
-    if not name and os.environ.get("DOCKER_HOST"):
-        settings = kwargs_from_env()
-        return settings["base_url"], settings.get("tls") or None
     try:
+        if not name and os.environ.get("DOCKER_HOST"):
+            settings = kwargs_from_env()
+            return settings["base_url"], settings.get("tls") or None
         context = ContextAPI.get_context(name or os.environ.get("DOCKER_CONTEXT"))
         if context is None:
             raise _no_context(name or os.environ.get("DOCKER_CONTEXT"))

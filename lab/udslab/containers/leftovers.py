@@ -85,12 +85,13 @@ def find(engine: Engine, session: str | None = None) -> Iterator[Leftover]:
     with engine.telling("containers and volumes cannot be listed"):
         now = _seconds(engine.now)
         containers = engine.client.api.containers(all=True, filters={"label": label})
-        mounted = {mount.get("Name") for one in engine.client.api.containers(all=True) for mount in one["Mounts"] or ()}
-        volumes = engine.client.api.volumes(filters={"label": label})["Volumes"] or []
     for one in containers:
         owner = Owner.from_labels(one["Labels"])
         age = now - float(one["Created"])
         yield Leftover(Kind.CONTAINER, one["Id"][:12], one["State"], one["Image"], age, owner)
+    with engine.telling("volumes cannot be listed"):  # now: some containers may just have been removed
+        mounted = {mount.get("Name") for one in engine.client.api.containers(all=True) for mount in one["Mounts"] or ()}
+        volumes = engine.client.api.volumes(filters={"label": label})["Volumes"] or []
     for one in volumes:
         owner = Owner.from_labels(one["Labels"])
         age = now - _seconds(one["CreatedAt"])

@@ -11,6 +11,7 @@ import uuid
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from docker.errors import NotFound
 from docker.types import Mount
 
 from udslab.containers.container import Container
@@ -104,16 +105,16 @@ class Session:
         options = {}
         if tmpfs:
             options = {"type": "tmpfs", "device": "tmpfs", "o": f"uid={self.uid},gid={self.gid},mode=0770"}
+        self._exits.callback(self._remove_volume, name)  # first: it may be made and we not be told
         with self.engine.telling("no volume could be made"):
             self.engine.client.volumes.create(name, driver_opts=options, labels=self.owner.labels)
-        self._exits.callback(self._remove_volume, name)
         if tmpfs:
             return Shared("volume", name, mountpoint, mountpoint)
         self._bare.add(name)
         return Shared("volume", name, mountpoint, f"{mountpoint}/{_INNER}")
 
     def _remove_volume(self, name: str) -> None:
-        with self.engine.telling(f"the volume {name} cannot be removed"):
+        with self.engine.telling(f"the volume {name} cannot be removed"), contextlib.suppress(NotFound):
             self.engine.client.api.remove_volume(name, force=True)
 
     def container(self, image: str, *mounts: Shared | Mount, user: str | None = None, **options: Any) -> Container:

@@ -348,6 +348,10 @@ class Agent:
             self._kill_if_alive(child)
 
     def _terminate(self, child: _Child, grace: float) -> None:
+        if child.op == "connect" and child.channel is not None:
+            # One that just begins to wait for a question does not notice a signal until it comes.
+            with suppress(OSError):
+                child.channel.shutdown(socket.SHUT_WR)
         with suppress(PermissionError):  # it has become another user
             self._signal(child, signal.SIGTERM)
         self._at(now() + grace, lambda: self._kill_if_alive(child))
@@ -709,35 +713,41 @@ def _converse(channel: socket.socket, message: Message) -> int:
         bind = decode_address(bind)
     address = decode_address(message["address"])
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # a file of its own is removed then
-    connection = connect(address, bind=bind, **options)
-    with connection:
-        _say(
-            channel,
-            {
-                "result": {
-                    "credentials": encode_credentials(connection.credentials)
-                    if SocketType.of(connection.type).connects
-                    else None,
-                    "name": encode_address(connection.address),
-                    "peer": encode_address(connection.peer_address),
-                }
-            },
-        )
-        lines = Lines()
-        while True:
-            data = channel.recv(_CHUNK)
-            if not data:
-                return 0
-            for request in lines.feed(data):
-                try:
-                    answer = {"result": _QUESTIONS[request["op"]](connection, request)}
-                except Exception as error:  # noqa: BLE001 - it is told to whoever asked
-                    if isinstance(error, OSError) and not isinstance(error, UdsError):
-                        stage = _STAGES.get(request.get("op", ""), Stage.RECEIVE)
-                        cause = errno.ETIMEDOUT if isinstance(error, socket.timeout) else error
-                        error = failure(stage, cause, address)
-                    answer = {"error": encode_error(error)}
-                _say(channel, {"id": request["id"], **answer})
+    with connect(address, bind=bind, **options) as connection:
+        try:
+            return _answer_questions(connection, channel, address)
+        finally:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it is closed, and its file removed, without interruption
+
+
+def _answer_questions(connection: Connection, channel: socket.socket, address: Address) -> int:
+    _say(
+        channel,
+        {
+            "result": {
+                "credentials": encode_credentials(connection.credentials)
+                if SocketType.of(connection.type).connects
+                else None,
+                "name": encode_address(connection.address),
+                "peer": encode_address(connection.peer_address),
+            }
+        },
+    )
+    lines = Lines()
+    while True:
+        data = channel.recv(_CHUNK)
+        if not data:
+            return 0
+        for request in lines.feed(data):
+            try:
+                answer = {"result": _QUESTIONS[request["op"]](connection, request)}
+            except Exception as error:  # noqa: BLE001 - it is told to whoever asked
+                if isinstance(error, OSError) and not isinstance(error, UdsError):
+                    stage = _STAGES.get(request.get("op", ""), Stage.RECEIVE)
+                    cause = errno.ETIMEDOUT if isinstance(error, socket.timeout) else error
+                    error = failure(stage, cause, address)
+                answer = {"error": encode_error(error)}
+            _say(channel, {"id": request["id"], **answer})
 
 
 _WORK: dict[str, Callable[[socket.socket, Message], int]] = {

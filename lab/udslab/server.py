@@ -74,12 +74,18 @@ class Server:
             self._close()
 
     def stop(self) -> None:
-        """Take no new clients, answer what has come, and end within the drain time.
-
-        From any thread, and from a signal handler.
-        """
+        """Take no new clients, answer what has come, and end within the drain time. From any thread."""
         with suppress(OSError):  # it has been asked often enough, or has ended
             self._waker.send(b"s")
+
+    def stop_when_readable(self, sock: socket.socket) -> None:
+        """Stop as soon as something comes on ``sock``, which stays the caller's."""
+
+        def came(mask: int) -> None:
+            sock.recv(_CHUNK)
+            self._stop_now()
+
+        self._selector.register(sock, selectors.EVENT_READ, came)
 
     def __enter__(self) -> Server:
         self._thread = threading.Thread(target=self._run_in_thread, name=f"udslab {self.address}", daemon=True)
@@ -606,11 +612,20 @@ def run_until_signal(make: Callable[[], Server], ready: Callable[[Server], None]
     # Blocked until there is somebody to tell: ended in between, we would leave the file behind.
     signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
     server = make()
-    for number in _ENDING:
-        signal.signal(number, lambda *_: server.stop())
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
-    ready(server)
-    server.run()
+    wakened, waker = open_pair(SocketType.STREAM)
+    with wakened, waker:
+        server.stop_when_readable(wakened)
+        # Not by what Python's handlers do: they run between two steps of the interpreter, and of a signal that comes
+        # just before the loop begins to wait they would not run until something else ends the waiting.
+        signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
+        for number in _ENDING:
+            signal.signal(number, lambda *_: None)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
+        try:
+            ready(server)
+            server.run()
+        finally:
+            signal.set_wakeup_fd(-1)
 
 
 _ENDING = (signal.SIGTERM, signal.SIGINT)

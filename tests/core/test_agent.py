@@ -406,6 +406,16 @@ def test_waiting_may_have_a_limit_of_any_size(agent, timeout):
             waiting.join(LIMIT)
 
 
+@pytest.mark.soak
+def test_however_it_comes_a_signal_to_end_is_noticed_at_once(agent, path):
+    # One that came just before the loop began to wait was noticed when something else ended the waiting.
+    for _ in range(600):
+        before = time.monotonic()
+        with agent.serve(path, "discard"):
+            pass
+        assert time.monotonic() - before < 3
+
+
 def test_several_may_wait_for_the_same(server):
     process = server()
     got = []

@@ -26,7 +26,7 @@ from collections.abc import Callable
 from statistics import median, quantiles
 from typing import Any
 
-from common import BENCHMARKS, C_FLAGS, PEERS, BenchmarkError, pin_to_one_core, positive, run, table, verdict
+from common import BENCHMARKS, C_FLAGS, PEERS, BenchmarkError, positive, run, table, verdict
 
 from udslab import connect
 from udslab.containers import Container, Session, Shared
@@ -46,7 +46,6 @@ def benchmark() -> int:
     parser.add_argument("--others", type=positive, default=10, help="of each other way (10)")
     parser.add_argument("--image", default="udslab-base:debian-12")
     options = parser.parse_args()
-    core = pin_to_one_core()
     try:
         with Session() as lab:
             ways = _ways(lab, options.image)
@@ -59,10 +58,7 @@ def benchmark() -> int:
         raise BenchmarkError(str(error)) from error
     print(f"one server, one answer, in ms; {options.rounds} rounds in the kept container, {options.others} else:\n")
     print(table(["way", "p50", "p90", "worst"], [_row(name, times) for name, times in took.items()]) + "\n")
-    print(
-        f"Linux {platform.release()}, Docker {lab.engine.version}, "
-        f"this process and the kept container on core {core} of {os.cpu_count()}\n"
-    )
+    print(f"Linux {platform.release()}, Docker {lab.engine.version}, {os.cpu_count()} cores, not pinned\n")
     kept, first, plain = (median(took[name]) for name in (KEPT, FRESH, RUN))
     statuses = [
         verdict(f"{LIMIT} ms", kept <= LIMIT, f"a server in a kept container takes {kept:.1f} ms"),
@@ -89,9 +85,6 @@ def _timed(way: Callable[[], Callable[[], object] | None]) -> float:
 def _ways(lab: Session, image: str) -> dict[str, Callable[[], Callable[[], object] | None]]:
     shared = lab.directory()
     kept = lab.container(image, shared)
-    if os.geteuid() == 0:  # and all that it will fork, on our core, as with the other benchmarks
-        for process in lab.engine.client.api.top(kept.id)["Processes"]:
-            os.sched_setaffinity(int(process[1]), os.sched_getaffinity(0))
     program = _static_server(shared)
     path = f"{shared.path}/s"
     client = lab.engine.client

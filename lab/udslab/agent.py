@@ -25,7 +25,7 @@ import selectors
 import signal
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -656,16 +656,19 @@ def _say(channel: socket.socket, message: Message) -> bool:
 def _work(channel: socket.socket) -> int:
     """Wait for what there is to do, and do it; the exit status."""
     _rehearse()
+    for message in _messages(channel):
+        libc.set_dumpable(True)
+        if message.get("umask") is not None:
+            os.umask(message["umask"])
+        return _WORK[message["op"]](channel, message)
+    return 0
+
+
+def _messages(channel: socket.socket) -> Iterator[Message]:
+    """What the agent says, until it has no more to say."""
     lines = Lines()
-    while True:
-        data = channel.recv(_CHUNK)
-        if not data:
-            return 0
-        for message in lines.feed(data):
-            libc.set_dumpable(True)
-            if message.get("umask") is not None:
-                os.umask(message["umask"])
-            return _WORK[message["op"]](channel, message)
+    for data in iter(lambda: channel.recv(_CHUNK), b""):
+        yield from lines.feed(data)
 
 
 def _rehearse() -> None:
@@ -733,21 +736,17 @@ def _answer_questions(connection: Connection, channel: socket.socket, address: A
             }
         },
     )
-    lines = Lines()
-    while True:
-        data = channel.recv(_CHUNK)
-        if not data:
-            return 0
-        for request in lines.feed(data):
-            try:
-                answer = {"result": _QUESTIONS[request["op"]](connection, request)}
-            except Exception as error:  # noqa: BLE001 - it is told to whoever asked
-                if isinstance(error, OSError) and not isinstance(error, UdsError):
-                    stage = _STAGES.get(request.get("op", ""), Stage.RECEIVE)
-                    cause = errno.ETIMEDOUT if isinstance(error, socket.timeout) else error
-                    error = failure(stage, cause, address)
-                answer = {"error": encode_error(error)}
-            _say(channel, {"id": request["id"], **answer})
+    for request in _messages(channel):
+        try:
+            answer = {"result": _QUESTIONS[request["op"]](connection, request)}
+        except Exception as error:  # noqa: BLE001 - it is told to whoever asked
+            if isinstance(error, OSError) and not isinstance(error, UdsError):
+                stage = _STAGES.get(request.get("op", ""), Stage.RECEIVE)
+                cause = errno.ETIMEDOUT if isinstance(error, socket.timeout) else error
+                error = failure(stage, cause, address)
+            answer = {"error": encode_error(error)}
+        _say(channel, {"id": request["id"], **answer})
+    return 0
 
 
 _WORK: dict[str, Callable[[socket.socket, Message], int]] = {

@@ -21,6 +21,7 @@ from udslab.connection import connect
 from udslab.credentials import Credentials
 from udslab.deadline import Deadline
 from udslab.errors import AgentGone, Stage, TimedOut, UdsError
+from udslab.spawn import wait_until
 from udslab.state import Status
 from udslab.wire import (
     Lines,
@@ -78,11 +79,12 @@ def send_within(sock: socket.socket, data: bytes, timeout: float) -> None:
             if deadline.passed:
                 if len(rest) < len(data):
                     sock.shutdown(socket.SHUT_RDWR)
-                raise TimedOut(Stage.AGENT, errno.ETIMEDOUT, None, *_NOT_TAKEN) from None
+                raise _timed_out("the agent takes nothing") from None
             poll.poll((deadline.left() or 0.0) * 1000)
 
 
-_NOT_TAKEN = ("is it paused, or its machine too busy?", "the agent takes nothing")
+def _timed_out(what: str) -> TimedOut:
+    return TimedOut(Stage.AGENT, errno.ETIMEDOUT, None, "is it paused, or its machine too busy?", what)
 
 
 class SocketChannel:
@@ -214,8 +216,7 @@ class Remote:
             self._send({"id": id, "op": op, **arguments})
             answer = answers.get(timeout=None if needs in (None, math.inf) else _PATIENCE + (needs or 0.0))
         except Empty:
-            what = f"the agent of {self.name} has not answered {op!r}"
-            raise TimedOut(Stage.AGENT, errno.ETIMEDOUT, None, "is it paused, or its machine too busy?", what) from None
+            raise _timed_out(f"the agent of {self.name} has not answered {op!r}") from None
         finally:
             self._answers.pop(id, None)
         if answer is None:
@@ -227,6 +228,11 @@ class Remote:
     def tell(self, op: str, **arguments: Any) -> None:
         """Ask for an operation that is not answered."""
         self._send({"op": op, **arguments})
+
+    def discard(self, child: int) -> None:
+        """End a child of the agent's, if that lives itself, and forget it."""
+        with contextlib.suppress(AgentGone):
+            self.ask("end", _GRACE, child=child, grace=_GRACE, forget=True)
 
     @property
     def alive(self) -> bool:
@@ -253,7 +259,7 @@ class Remote:
             raise self._ended("it belongs to the process that this one was forked from")
         data = line(message)
         if not self._lock.acquire(timeout=_PATIENCE):
-            raise TimedOut(Stage.AGENT, errno.ETIMEDOUT, None, *_NOT_TAKEN)
+            raise _timed_out("the agent takes nothing")
         try:
             if self._gone is not None:
                 raise self._ended(self._gone)
@@ -325,7 +331,10 @@ class RemoteProcess:
     @property
     def returncode(self) -> int | None:
         """Its exit status, as with :meth:`wait`; None while it runs."""
-        return self.wait(0) if self.exits_within(0) else None
+        try:
+            return self.wait(0)
+        except TimedOut:
+            return None
 
     def exits_within(self, timeout: float | None) -> bool:
         """Whether it has exited, at the latest after ``timeout`` seconds."""
@@ -353,8 +362,7 @@ class RemoteProcess:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        with contextlib.suppress(AgentGone):
-            self._remote.ask("end", _GRACE, child=self._number, grace=_GRACE, forget=True)
+        self._remote.discard(self._number)
 
 
 class RemoteConnection:
@@ -406,9 +414,7 @@ class RemoteConnection:
         if self._number < 0:
             return
         number, self._number = self._number, -1
-        with contextlib.suppress(AgentGone):
-            # Not asked of the connection itself, which answers one question after another.
-            self._remote.ask("end", _GRACE, child=number, grace=_GRACE, forget=True)
+        self._remote.discard(number)  # not asked of itself, which answers one question after another
 
     def _ask(self, op: str, **arguments: Any) -> Any:
         timeout = self._timeout
@@ -426,8 +432,6 @@ def drive(address: AddressLike, *, timeout: float = 10.0) -> Remote:
 
     Raises as :func:`udslab.connection.connect`, and :class:`~udslab.errors.TimedOut` after ``timeout`` seconds.
     """
-    from udslab.spawn import wait_until
-
     deadline = Deadline(timeout)
     wait_until(address, lambda found: found.serving, timeout)
     return Remote(SocketChannel(connect(address, timeout=deadline.left())), str(Address.parse(address)))

@@ -11,7 +11,6 @@ import errno
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 from udslab import errors
@@ -170,7 +169,7 @@ def decode_status(message: Message) -> Status:
         asked = tuple((SocketType(type), number) for type, number in answer["asked"])
         answer = Answer(**{**answer, "asked": asked, "type": answer["type"] and SocketType(answer["type"])})
     info = message["info"]
-    found = Status(
+    return Status(
         decode_address(message["address"]),
         State(message["state"]),
         message["certain"],
@@ -179,9 +178,6 @@ def decode_status(message: Message) -> Status:
         # The times have fractions only as named fields, which a dictionary sets.
         None if info is None else os.stat_result(info, {"st_ctime": message["made"]}),
         message["link"],
-    )
-    return replace(
-        found,
-        pids=None if message["pids"] is None else tuple(message["pids"]),
-        backlog=message["backlog"] and tuple(message["backlog"]),
+        None if message["pids"] is None else tuple(message["pids"]),
+        message["backlog"] and tuple(message["backlog"]),
     )

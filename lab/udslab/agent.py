@@ -332,7 +332,10 @@ class Agent:
             self._refuse(id, failure(Stage.AGENT, errno.ETIMEDOUT, None, text))
 
     def _end_child(self, message: Message) -> None:
-        """SIGTERM, and after the grace SIGKILL, also to what it leaves of its process group."""
+        """SIGTERM, and after the grace SIGKILL, also to what it leaves of its process group.
+
+        ``forget``: nobody asks for it any more.
+        """
         child = self._child(message)
         grace = message.get("grace", 0.0)
         child.forgotten = message.get("forget", False)
@@ -369,15 +372,6 @@ class Agent:
         child = self._child(message)
         self._drain(child)
         self._answer(message["id"], {"data": pack(bytes(child.written)), "dropped": child.dropped})
-
-    def _forget(self, message: Message) -> None:
-        """Nobody asks for it any more."""
-        child = self._child(message)
-        if child.code is not None:
-            self._close(child)
-        else:
-            child.forgotten = True
-            self._terminate(child, _GRACE)
 
     def _beat(self, message: Message) -> None:
         """Only to be heard."""
@@ -616,7 +610,6 @@ _OPERATIONS: dict[str, Callable[[Agent, Message], None]] = {
     "wait": Agent._wait,
     "end": Agent._end_child,
     "output": Agent._output,
-    "forget": Agent._forget,
     "beat": Agent._beat,
 }
 
@@ -685,15 +678,13 @@ def _rehearse() -> None:
 def _serve(channel: socket.socket, message: Message) -> int:
     import logging
 
-    options = message["options"]
-    verbose = logging.DEBUG if options.pop("verbose", False) else logging.INFO
-    logging.basicConfig(level=verbose, format="udslab: %(message)s", stream=sys.stderr)
+    logging.basicConfig(level=logging.INFO, format="udslab: %(message)s", stream=sys.stderr)
 
     def ready(server: Server) -> None:
         _say(channel, {"result": {}})
         channel.close()
 
-    run_until_signal(lambda: serve(decode_address(message["address"]), **options), ready)
+    run_until_signal(lambda: serve(decode_address(message["address"]), **message["options"]), ready)
     return 0
 
 

@@ -36,7 +36,7 @@ from udslab.wire import (
     unpack,
 )
 
-__all__ = ["Channel", "Info", "Remote", "RemoteConnection", "RemoteProcess", "SocketChannel", "drive", "send_within"]
+__all__ = ["Channel", "Info", "Remote", "RemoteConnection", "RemoteProcess", "SocketChannel", "drive"]
 
 _BEAT = 10.0
 """Seconds between heartbeats; an agent's lease is thrice as long."""
@@ -63,26 +63,6 @@ class Channel(Protocol):
         """What is known about why it has ended, in words."""
 
 
-def send_within(sock: socket.socket, data: bytes, timeout: float) -> None:
-    """Send all of it on a blocking socket: see :meth:`Channel.send`."""
-    if type(sock) is not socket.socket:  # TLS takes no flags
-        sock.sendall(data)
-        return
-    deadline = Deadline(timeout)
-    rest = memoryview(data)
-    poll = select.poll()
-    poll.register(sock, select.POLLOUT)
-    while rest:
-        try:
-            rest = rest[sock.send(rest, socket.MSG_DONTWAIT) :]
-        except BlockingIOError:
-            if deadline.passed:
-                if len(rest) < len(data):
-                    sock.shutdown(socket.SHUT_RDWR)
-                raise _timed_out("the agent takes nothing") from None
-            poll.poll((deadline.left() or 0.0) * 1000)
-
-
 def _timed_out(what: str) -> TimedOut:
     return TimedOut(Stage.AGENT, errno.ETIMEDOUT, None, "is it paused, or its machine too busy?", what)
 
@@ -95,7 +75,22 @@ class SocketChannel:
 
     def send(self, data: bytes, timeout: float) -> None:
         """See :class:`Channel`."""
-        send_within(self._sock, data, timeout)
+        if type(self._sock) is not socket.socket:  # TLS takes no flags
+            self._sock.sendall(data)
+            return
+        deadline = Deadline(timeout)
+        rest = memoryview(data)
+        poll = select.poll()
+        poll.register(self._sock, select.POLLOUT)
+        while rest:
+            try:
+                rest = rest[self._sock.send(rest, socket.MSG_DONTWAIT) :]
+            except BlockingIOError:
+                if deadline.passed:
+                    if len(rest) < len(data):
+                        self._sock.shutdown(socket.SHUT_RDWR)
+                    raise _timed_out("the agent takes nothing") from None
+                poll.poll((deadline.left() or 0.0) * 1000)
 
     def receive(self, timeout: float) -> bytes | None:
         """See :class:`Channel`."""
@@ -107,6 +102,9 @@ class SocketChannel:
         """See :class:`Channel`."""
         with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)  # wakes the thread that receives
+        self._release()
+
+    def _release(self) -> None:
         self._sock.close()
 
     def why(self) -> str:

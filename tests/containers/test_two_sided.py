@@ -294,20 +294,25 @@ def test_which_other_user_may_connect_is_said_by_the_files_mode(
 # Distributions
 
 
+def take_turns(server, client, path, places):
+    """Each serves and is called by the other; the second takes over the path of the first, which was killed."""
+    for type in TYPES:
+        with server.serve(path, type=type) as process:
+            answers(client, path, type, places)
+            assert client.status(path).serving
+            with pytest.raises(AddressInUse):
+                client.serve(path, type=type)
+            process.kill()
+        assert client.status(path).removable
+        with client.serve(path, type=type):
+            answers(server, path, type, places)
+
+
 @pytest.mark.parametrize("distribution", ["debian-11", "debian-13", "debian-testing", "debian-sid"])
 def test_the_other_side_may_be_another_distribution(make, there, places, path, distribution):
     other = make(image=f"udslab-base:{distribution}")
     for server, client in ((there, other), (other, there)):
-        for type in TYPES:
-            with server.serve(path, type=type) as process:
-                answers(client, path, type, places)
-                assert client.status(path).serving
-                with pytest.raises(AddressInUse):
-                    client.serve(path, type=type)
-                process.kill()
-            assert client.status(path).removable
-            with client.serve(path, type=type):
-                answers(server, path, type, places)
+        take_turns(server, client, path, places)
 
 
 # Runtimes
@@ -317,15 +322,7 @@ def test_the_other_side_may_be_another_distribution(make, there, places, path, d
 def test_the_runtime_makes_no_difference_as_long_as_the_kernel_is_the_same(make, there, here, places, path, who):
     server = there if who == "client" else make("server", runtime="crun")
     client = here if who == "server" else make("client", runtime="crun")
-    for type in TYPES:
-        with server.serve(path, type=type) as process:
-            answers(client, path, type, places)
-            with pytest.raises(AddressInUse):
-                client.serve(path, type=type)
-            process.kill()
-        assert client.status(path).removable
-        with client.serve(path, type=type):
-            answers(server, path, type, places)
+    take_turns(server, client, path, places)
 
 
 @pytest.mark.parametrize("runtime", ["runsc", "runsc-uds"])

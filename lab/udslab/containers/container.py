@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import select
-import socket
 import struct
 import uuid
 from collections import deque
@@ -19,7 +17,7 @@ from docker.types import LogConfig, Mount
 from udslab.containers import bundle
 from udslab.containers.engine import Engine
 from udslab.errors import AgentGone, EngineError, Stage
-from udslab.remote import Remote, send_within
+from udslab.remote import Remote, SocketChannel
 
 __all__ = ["Container"]
 
@@ -65,7 +63,6 @@ class Container(Remote):
         self.image = image
         name = f"udslab-{uuid.uuid4().hex[:12]}"
         self.id = name  # until the engine has told us its own: it can be removed whatever happens in between
-        attached: _Attached | None = None
         api = engine.client.api
         try:
             with engine.telling(f"no container could be made of {image}"):
@@ -101,14 +98,16 @@ class Container(Remote):
                 for path, archive in (put or {}).items():
                     api.put_archive(self.id, path, archive)
                 parameters = {"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1}
-                self._attached = attached = _Attached(api.attach_socket(self.id, parameters))
-                self._start(api)
+                attached = _Attached(api.attach_socket(self.id, parameters))
+                try:
+                    self._start(api)
+                except BaseException:
+                    attached.close()
+                    raise
         except BaseException:
-            if attached is not None:
-                attached.close()
             engine.remove_container(self.id)
             raise
-        super().__init__(self._attached, f"{image} ({name})")
+        super().__init__(attached, f"{image} ({name})")
         try:
             self._greet()
         except BaseException:
@@ -136,10 +135,10 @@ class Container(Remote):
         """Send the agent, and see that it is there."""
         try:
             with suppress(OSError):  # what it says at its end tells more
-                self._attached.send(bundle.contents(), LEASE)
+                self._channel.send(bundle.contents(), LEASE)
             self.started = self.info()
         except AgentGone as error:
-            said = self._attached.why()
+            said = self._channel.why()
             made_for = self.engine.image_machine(self.image)
             if "exec format error" in said.lower():
                 machine = self.engine.machine
@@ -154,7 +153,7 @@ class Container(Remote):
 
     def log(self) -> str:
         """What its process 1 has written to standard error: nothing, unless something is wrong."""
-        return self._attached.why()
+        return self._channel.why()
 
     def pause(self) -> None:
         """Freeze all its processes."""
@@ -191,32 +190,25 @@ class Container(Remote):
                 api.wait(self.id, timeout=3, condition="removed")
 
 
-class _Attached:
-    """The attach connection as a :class:`~udslab.remote.Channel`: the agent's standard input and output, with its
-    standard error between them (the engine's frames)."""
+class _Attached(SocketChannel):
+    """The attach connection: the agent's standard input and output, with its standard error between them (the engine's
+    frames)."""
 
     def __init__(self, attached: Any) -> None:
+        super().__init__(getattr(attached, "_sock", attached))
         self._attached = attached  # closing it closes the connection
-        self._sock: socket.socket = getattr(attached, "_sock", attached)
         self._sock.settimeout(None)
         self._data = bytearray()
         self._errors: deque[bytes] = deque(maxlen=_KEPT)
-
-    def send(self, data: bytes, timeout: float) -> None:
-        send_within(self._sock, data, timeout)
 
     def receive(self, timeout: float) -> bytes | None:
         while True:
             said = self._frames()
             if said:
                 return said
-            poll = select.poll()
-            poll.register(self._sock, select.POLLIN)
-            if not poll.poll(timeout * 1000):
-                return None
-            data = self._sock.recv(1 << 16)
+            data = super().receive(timeout)
             if not data:
-                return b""
+                return data
             self._data += data
 
     def _frames(self) -> bytes:
@@ -235,15 +227,13 @@ class _Attached:
                 self._errors.append(piece)
         return bytes(said)
 
-    def close(self) -> None:
-        with suppress(OSError):
-            self._sock.shutdown(socket.SHUT_RDWR)
+    def _release(self) -> None:
         # From the outermost layer inwards: Python 3.13 complains of a response whose socket was closed before it.
         response = getattr(self._attached, "_response", None)
         if response is not None:
             response.close()
         self._attached.close()
-        self._sock.close()
+        super()._release()
 
     def why(self) -> str:
         lines = b"".join(self._errors).decode(errors="backslashreplace").split("\n")

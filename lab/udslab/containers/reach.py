@@ -9,10 +9,10 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, fields
 
-from udslab.connection import connect
+from udslab.connection import Connection, connect
 from udslab.containers.session import Session, Shared
 from udslab.errors import EngineError, UdsError
-from udslab.remote import Remote
+from udslab.remote import Remote, RemoteConnection
 from udslab.server import serve
 from udslab.state import State, status
 
@@ -78,9 +78,7 @@ def _try(container: Remote, shared: Shared, uid: int) -> Reach:
             if made is not None:  # gVisor keeps its sockets to itself
                 users = users or _users(made, uid, "a file made in the container is uid {} here")
             with connect(inside, timeout=_PATIENCE) as client:
-                client.settimeout(_PATIENCE)
-                client.sendall(b"?")
-                client.read_exactly(1)
+                _echo(client)
                 credentials = _users(
                     client.credentials.uid, uid, "a server in the container is uid {} to a client here"
                 )
@@ -89,15 +87,19 @@ def _try(container: Remote, shared: Shared, uid: int) -> Reach:
     with serve(outside, "echo", mode=0o666):
         try:
             with container.connect(outside, timeout=_PATIENCE) as client:
-                client.settimeout(_PATIENCE)
-                client.sendall(b"?")
-                client.read_exactly(1)
+                _echo(client)
                 told = None if client.credentials is None else client.credentials.uid
                 here = "a server here is uid {} to a client in the container"
                 credentials = credentials or _users(told, os.geteuid(), here)
         except UdsError as error:
             outward = f"a socket that is bound here is not seen by the container: {error.strerror}"
     return Reach(None, users, inward, outward, credentials or (inward and outward))
+
+
+def _echo(client: Connection | RemoteConnection) -> None:
+    client.settimeout(_PATIENCE)
+    client.sendall(b"?")
+    client.read_exactly(1)
 
 
 def _users(seen: int | None, uid: int, what: str) -> str | None:

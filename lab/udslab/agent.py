@@ -20,6 +20,7 @@ import errno
 import gc
 import heapq
 import itertools
+import logging
 import os
 import selectors
 import signal
@@ -57,6 +58,8 @@ __all__ = ["Agent", "main"]
 
 _GRACE = 0.5
 """Seconds that children get at the agent's own end, which must not take more than one."""
+SPARES = 4
+"""How many children are forked ahead."""
 _OUTPUT = 1 << 18
 """How many bytes of a child's output are kept: the last ones."""
 _CHUNK = 1 << 16
@@ -119,9 +122,9 @@ class Agent:
         self._lines = Lines()
         self._pending = bytearray()
         self._children: dict[int, _Child] = {}
-        self._spare: _Child | None = None
-        """One that is forked before it is asked for: that, and to put off what is the agent's, is most of the time that
-        a server takes to start."""
+        self._spares: list[_Child] = []
+        """Forked before they are asked for: that, and to put off what is the agent's, is most of the time that a server
+        takes to start."""
         self._numbers = itertools.count(1)
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._ending = False
@@ -145,8 +148,11 @@ class Agent:
         libc.set_dumpable(False)  # no child of the same user opens our descriptors by /proc
         with suppress(OSError):
             calibrated()  # once, for all children
+        # Made once: what a child makes itself are pages that the kernel must copy for it.
+        self._theirs = os.fdopen(1, "w", 1, errors="backslashreplace", closefd=False)
+        logging.basicConfig(format="udslab: %(message)s", stream=self._theirs)
         gc.freeze()  # what is here now stays: children need not copy it to find that out
-        self._have_a_spare()
+        self._have_spares()
         while not (self._ending and all(child.code is not None for child in self._children.values())):
             for key, mask in self._selector.select(self._pause()):
                 key.data(mask)  # harmless where one before it has closed it
@@ -380,20 +386,22 @@ class Agent:
 
     def _employ(self, message: Message) -> _Child:
         """Give a child what it has to do."""
-        self._reap()  # somebody may just have killed the spare one
+        self._reap()  # somebody may just have killed a spare one
         if self._ending:
             raise AgentGone(Stage.AGENT, errno.ESHUTDOWN, None, what="the agent is about to end")
-        child = self._spare or self._fork()
+        child = self._spares.pop(0) if self._spares else self._fork()
         child.starting, child.op = message["id"], message["op"]
-        self._spare = None
         child.unsent += line(message)
         self._push(child)
-        self._have_a_spare()
         return child
 
-    def _have_a_spare(self) -> None:
+    def _have_spares(self) -> None:
+        """Several at a time: after a fork the kernel must copy also what the agent touches, once for all of them."""
+        if self._spares or self._ending:
+            return
         with suppress(OSError):  # then the next one is forked, or fails, when it is asked for
-            self._spare = self._fork()
+            for _ in range(SPARES):
+                self._spares.append(self._fork())
 
     def _fork(self) -> _Child:
         ours, theirs = open_pair(SocketType.STREAM)
@@ -460,7 +468,7 @@ class Agent:
             os.dup2(fd, target)
         os.close(null)
         os.close(output)
-        sys.stdout = sys.stderr = os.fdopen(1, "w", 1, errors="backslashreplace", closefd=False)
+        sys.stdout = sys.stderr = self._theirs
         for number in _OURS:
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
@@ -505,6 +513,7 @@ class Agent:
                     id, child.starting = child.starting, None
                     child.forgotten = True  # nobody is told its number
                     self._send({**message, "id": id})
+                    self._have_spares()
                 else:
                     self._started(child, message["result"])
             if not data:
@@ -517,6 +526,7 @@ class Agent:
             self._close_channel(child)
         id, child.starting = child.starting, None
         self._answer(id, {**result, "child": child.number, "pid": child.pid})
+        self._have_spares()
 
     def _died(self, child: _Child) -> UdsError:
         said = bytes(child.written).decode(errors="backslashreplace").strip().splitlines() or ["it has written nothing"]
@@ -577,12 +587,12 @@ class Agent:
             self._answer(id, code)
         child.asked.clear()
         child.waiting.clear()
-        if child.forgotten or child is self._spare:
+        if child.forgotten or child in self._spares:
             self._close(child)
 
     def _close(self, child: _Child) -> None:
-        if child is self._spare:
-            self._spare = None
+        if child in self._spares:
+            self._spares.remove(child)
         del self._children[child.number]
         self._close_channel(child)
         self._close_output(child)
@@ -676,9 +686,7 @@ def _rehearse() -> None:
 
 
 def _serve(channel: socket.socket, message: Message) -> int:
-    import logging
-
-    logging.basicConfig(level=logging.INFO, format="udslab: %(message)s", stream=sys.stderr)
+    logging.getLogger().setLevel(logging.INFO)  # not before: nobody wants to read of the rehearsal
 
     def ready(server: Server) -> None:
         _say(channel, {"result": {}})

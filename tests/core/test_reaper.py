@@ -20,8 +20,8 @@ WITHIN = 5.0
 FUNCTION = """
 import os
 def call(path, word):
-    with open(path, "a") as file:  # a FIFO, which whoever waits for it reads
-        file.write(word + chr(10))
+    file = os.open(path, os.O_WRONLY | os.O_NONBLOCK)  # a FIFO; where nobody reads it, this fails
+    os.write(file, (word + chr(10)).encode())
 """
 OWNER = """
 import os, sys

@@ -11,9 +11,8 @@ import select
 import signal
 import socket
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
 from udslab.address import Address, AddressLike
@@ -47,13 +46,13 @@ _PATIENCE = 30.0
 
 
 class Channel(Protocol):
-    """A connection to an agent. ``send`` and ``receive`` are called by different threads."""
+    """A connection to an agent. ``send`` and ``receive`` may be called by different threads."""
 
     def send(self, data: bytes, timeout: float) -> None:
         """Send all of it. Raises OSError; :class:`~udslab.errors.TimedOut` after ``timeout`` seconds in which the agent
         did not take it: if it has taken a part, the channel is of no use any more."""
 
-    def receive(self, timeout: float) -> bytes | None:
+    def receive(self, timeout: float | None) -> bytes | None:
         """What has come; None after ``timeout`` seconds without any, b"" at the end. Raises OSError."""
 
     def close(self) -> None:
@@ -92,11 +91,11 @@ class SocketChannel:
                     raise _timed_out("the agent takes nothing") from None
                 poll.poll((deadline.left() or 0.0) * 1000)
 
-    def receive(self, timeout: float) -> bytes | None:
+    def receive(self, timeout: float | None) -> bytes | None:
         """See :class:`Channel`."""
         poll = select.poll()
         poll.register(self._sock, select.POLLIN)
-        return self._sock.recv(1 << 16) if poll.poll(timeout * 1000) else None
+        return self._sock.recv(1 << 16) if poll.poll(None if timeout is None else timeout * 1000) else None
 
     def close(self) -> None:
         """See :class:`Channel`."""
@@ -131,21 +130,29 @@ class Info:
 class Remote:
     """An agent, as its driver sees it. As a context manager its end is the agent's.
 
-    A thread of its own takes in what the agent says, and sends heartbeats, without which a lease runs out: a forked
-    child has no such thread, and must not use it.
+    Any thread may ask; there is none that listens all the time: of those that wait for an answer, one takes in what
+    comes for all. ``beats``: :meth:`beating` as long as it is open, for an agent with a lease. A forked child must not
+    use it.
     """
 
-    def __init__(self, channel: Channel, name: str) -> None:
+    def __init__(self, channel: Channel, name: str, *, beats: bool = True) -> None:
         self.name = name
         self._channel = channel
         self._numbers = itertools.count(1)
-        self._lock = threading.Lock()
-        self._answers: dict[int, SimpleQueue[Message | None]] = {}
+        self._sending = threading.Lock()
+        self._changed = threading.Condition()
+        """Of the four below."""
+        self._awaited: set[int] = set()
+        self._answers: dict[int, Message] = {}
+        self._receiving = False
+        """Whether a thread takes in what comes."""
         self._gone: str | None = None
         """Why it has ended."""
+        self._lines = Lines()
         self._pid = os.getpid()
-        self._thread = threading.Thread(target=self._take_in, name=f"udslab agent {name}", daemon=True)
-        self._thread.start()
+        self._exits = contextlib.ExitStack()
+        if beats:
+            self._exits.enter_context(self.beating())
 
     # What can be asked
 
@@ -208,17 +215,16 @@ class Remote:
         Raises what it raised there, :class:`~udslab.errors.AgentGone`, :class:`~udslab.errors.TimedOut`.
         """
         id = next(self._numbers)
-        answers: SimpleQueue[Message | None] = SimpleQueue()
-        self._answers[id] = answers
+        self._awaited.add(id)
         try:
             self._send({"id": id, "op": op, **arguments})
-            answer = answers.get(timeout=None if needs in (None, math.inf) else _PATIENCE + (needs or 0.0))
-        except Empty:
-            raise _timed_out(f"the agent of {self.name} has not answered {op!r}") from None
+            answer = self._wait_for(id, Deadline(None if needs in (None, math.inf) else _PATIENCE + (needs or 0.0)))
         finally:
-            self._answers.pop(id, None)
+            with self._changed:
+                self._awaited.remove(id)
+                self._answers.pop(id, None)
         if answer is None:
-            raise self._ended(self._gone or "")
+            raise _timed_out(f"the agent of {self.name} has not answered {op!r}")
         if "error" in answer:
             raise decode_error(answer["error"])
         return answer["result"]
@@ -234,15 +240,48 @@ class Remote:
 
     @property
     def alive(self) -> bool:
-        """Whether it has not been seen to end."""
-        return self._gone is None
+        """Whether it has not ended, as far as can be seen from here."""
+        with self._changed:
+            while self._take_in(Deadline(0)):
+                pass
+            return self._gone is None
+
+    def ends_within(self, timeout: float | None) -> bool:
+        """Whether it has ended, at the latest after ``timeout`` seconds."""
+        deadline = Deadline(timeout)
+        with self._changed:
+            while self._gone is None and not deadline.passed:
+                self._await(deadline)
+            return self._gone is not None
+
+    @contextlib.contextmanager
+    def beating(self) -> Iterator[None]:
+        """Within the block a thread sends heartbeats, without which a lease runs out."""
+        done = threading.Event()
+
+        def beat() -> None:
+            while not done.wait(_BEAT):
+                with contextlib.suppress(UdsError):  # whoever asks for something is told
+                    self.tell("beat")
+
+        thread = threading.Thread(target=beat, name=f"udslab beats {self.name}", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
 
     def close(self) -> None:
         """End the connection, and with it the agent and all that it has started. In a forked child: does nothing."""
         if os.getpid() != self._pid:
             return
+        self._exits.close()
         self._channel.close()
-        self._thread.join()
+        with self._changed:
+            if self._gone is None:
+                self._gone = "it was closed"
+            self._changed.notify_all()
 
     def __enter__(self) -> Remote:
         return self
@@ -256,7 +295,7 @@ class Remote:
         if os.getpid() != self._pid:
             raise self._ended("it belongs to the process that this one was forked from")
         data = line(message)
-        if not self._lock.acquire(timeout=_PATIENCE):
+        if not self._sending.acquire(timeout=_PATIENCE):
             raise _timed_out("the agent takes nothing")
         try:
             if self._gone is not None:
@@ -265,33 +304,55 @@ class Remote:
         except UdsError:
             raise
         except OSError as error:
-            self._gone = str(error)  # until the thread that takes in knows better
+            with self._changed:
+                while self._take_in(Deadline(1)):  # what it has said at its end tells more
+                    pass
+                if self._gone is None:
+                    self._gone = str(error)
             raise self._ended(self._gone) from error
         finally:
-            self._lock.release()
+            self._sending.release()
 
-    def _take_in(self) -> None:
-        lines = Lines()
-        why = ""
-        beat = Deadline(_BEAT)
+    def _wait_for(self, id: int, deadline: Deadline) -> Message | None:
+        """The answer to a request; None if it has not come in time."""
+        with self._changed:
+            while id not in self._answers:
+                if self._gone is not None:
+                    raise self._ended(self._gone)
+                if deadline.passed:
+                    return None
+                self._await(deadline)
+            return self._answers[id]
+
+    def _await(self, deadline: Deadline) -> None:
+        """Wait until something has come, taken in by this thread or another."""
+        if self._receiving:
+            self._changed.wait(deadline.left())
+        else:
+            self._take_in(deadline)
+
+    def _take_in(self, deadline: Deadline) -> bool:
+        """Take in what comes next, unless another thread does; whether there was anything."""
+        if self._receiving or self._gone is not None:
+            return False
+        self._receiving = True
+        self._changed.release()
+        why = data = None
         try:
-            while True:
-                data = self._channel.receive(beat.left() or 0.0)
-                if data == b"":
-                    break
-                for message in lines.feed(data or b""):
-                    answers = self._answers.get(message.get("id", 0))
-                    if answers is not None:
-                        answers.put(message)
-                if beat.passed:
-                    self.tell("beat")
-                    beat = Deadline(_BEAT)
+            data = self._channel.receive(deadline.left())
+            messages = list(self._lines.feed(data or b""))
         except (OSError, ValueError) as error:  # ValueError: the descriptor has been closed
-            why = str(error)
-        with self._lock:
-            self._gone = self._channel.why() or why
-        for answers in list(self._answers.values()):
-            answers.put(None)
+            why, messages = str(error), []
+        finally:
+            self._changed.acquire()
+            self._receiving = False
+            self._changed.notify_all()
+        for message in messages:
+            if message.get("id") in self._awaited:
+                self._answers[message["id"]] = message
+        if data == b"" or why is not None:
+            self._gone = self._channel.why() or why or ""
+        return bool(data)
 
     def _ended(self, why: str) -> AgentGone:
         return AgentGone(Stage.AGENT, errno.ESHUTDOWN, None, why, f"the agent of {self.name} has ended")

@@ -153,6 +153,7 @@ class Container(Remote):
 
     def log(self) -> str:
         """What its process 1 has written to standard error: nothing, unless something is wrong."""
+        _ = self.alive  # takes in what has come
         return self._channel.why()
 
     def pause(self) -> None:
@@ -169,7 +170,7 @@ class Container(Remote):
         """SIGKILL to all its processes, as the engine does it: what they had bound becomes stale."""
         with self.engine.telling(f"{self.name} cannot be killed"):
             self.engine.client.api.kill(self.id)
-        self._thread.join()
+        self.ends_within(None)
 
     def close(self) -> None:
         """End it: its servers by SIGTERM, half a second later by SIGKILL. It has gone when this returns."""
@@ -201,7 +202,7 @@ class _Attached(SocketChannel):
         self._data = bytearray()
         self._errors: deque[bytes] = deque(maxlen=_KEPT)
 
-    def receive(self, timeout: float) -> bytes | None:
+    def receive(self, timeout: float | None) -> bytes | None:
         while True:
             said = self._frames()
             if said:

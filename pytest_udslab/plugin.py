@@ -1,35 +1,92 @@
-"""What pytest loads: for now the line in the report's header, and the option that makes tests that need an engine
-fail, instead of being skipped, where there is none."""
+"""What pytest loads: options, hooks, fixtures."""
 
 from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any
 
 import pytest
 
 import udslab
+from pytest_udslab import leaks, options
+from pytest_udslab.fixtures import (
+    FACTORY,
+    SETTINGS,
+    _uds_maker,
+    make_uds_client,
+    make_uds_obstacle,
+    make_uds_path,
+    make_uds_process,
+    make_uds_server,
+    uds,
+    uds_backend,
+    uds_client,
+    uds_distro,
+    uds_obstacle,
+    uds_path,
+    uds_server,
+    uds_type,
+)
+from pytest_udslab.made import made_for, report_sections
 from udslab.address import SUN_PATH_SIZE
 
-__all__ = ["lacking", "pytest_addoption", "pytest_report_header"]
+__all__ = [
+    "_uds_maker",
+    "make_uds_client",
+    "make_uds_obstacle",
+    "make_uds_path",
+    "make_uds_process",
+    "make_uds_server",
+    "pytest_addoption",
+    "pytest_configure",
+    "pytest_report_header",
+    "pytest_runtest_call",
+    "pytest_runtest_makereport",
+    "uds",
+    "uds_backend",
+    "uds_client",
+    "uds_distro",
+    "uds_obstacle",
+    "uds_path",
+    "uds_server",
+    "uds_type",
+]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """``--uds-require``."""
-    group = parser.getgroup("udslab", "Unix domain sockets")
-    group.addoption(
-        "--uds-require",
-        action="append",
-        choices=["container"],
-        default=[],
-        help="fail instead of skipping where this cannot be had: container, a container engine and an image",
-    )
+    """``--uds-…``."""
+    options.add_options(parser)
+    leaks.add_options(parser)
 
 
-def pytest_report_header(config: pytest.Config) -> str:
-    """One line: the version, and how long a socket's path may be here."""
-    return f"udslab: {udslab.__version__}, sun_path {SUN_PATH_SIZE} bytes"
+def pytest_configure(config: pytest.Config) -> None:
+    """Read the options."""
+    config.stash[SETTINGS] = options.Settings.of(config)
+    options.register_marker(config)
+    config.pluginmanager.register(leaks.LeakCheck(config), "udslab-leaks")
 
 
-def lacking(config: pytest.Config, what: str, reason: str) -> None:
-    """``what`` cannot be had for ``reason``: skip, or fail if ``--uds-require`` asks for it."""
-    if what in config.getoption("--uds-require"):
-        pytest.fail(f"{what} is required, and cannot be had: {reason}", pytrace=False)
-    pytest.skip(reason)
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    """The version, and how long a socket's path may be here."""
+    line = leaks.header(config)
+    return [f"udslab: {udslab.__version__}, sun_path {SUN_PATH_SIZE} bytes", *([line] if line else [])]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """What a handler has raised fails the test itself."""
+    result = yield
+    for made in made_for(item):
+        for failure in getattr(made.thing, "failures", ()):
+            raise failure
+    return result
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[Any]) -> Generator[None, Any, Any]:
+    """The report of a failed test has its servers' logs, and says where its files are kept."""
+    report = yield
+    if report.failed and call.when != "teardown" and made_for(item):
+        shown = call.excinfo.value if call.excinfo else None
+        report.sections += report_sections(item, item.config.stash.get(FACTORY, None), shown)
+    return report

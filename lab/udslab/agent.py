@@ -37,10 +37,13 @@ from udslab.deadline import now
 from udslab.errors import AgentGone, Stage, TimedOut, UdsError, failure
 from udslab.listener import listen
 from udslab.probe import calibrated
+from udslab.recording import Recorder
 from udslab.server import Server, run_until_signal, serve
+from udslab.services import resolve
 from udslab.socktype import SocketType, open_pair
 from udslab.spawn import end_with_parent, reset_signals
 from udslab.state import status
+from udslab.supervisor import children_of, supervise
 from udslab.wire import (
     Lines,
     Message,
@@ -58,6 +61,8 @@ __all__ = ["Agent", "main"]
 
 _GRACE = 0.5
 """Seconds that children get at the agent's own end, which must not take more than one."""
+_SUPERVISORS_GRACE = 0.3
+"""Seconds more in which a supervisor kills what has not ended."""
 SPARES = 4
 """How many children are forked ahead."""
 _OUTPUT = 1 << 18
@@ -90,6 +95,19 @@ class _Child:
     """The ids of the requests that were passed on to it."""
     lines: Lines = field(default_factory=Lines)
     forgotten: bool = False
+    record: int = -1
+    """The file that it writes its record into (:mod:`udslab.recording`)."""
+    main: int | None = None
+    """Of a supervisor: how the command that it follows has ended."""
+    watching: set[int] = field(default_factory=set)
+    """The ids of the requests that are answered when that has."""
+    killed: list[Message] | None = None
+    """Of a supervisor that has ended: what had to be killed."""
+
+    @property
+    def end(self) -> object:
+        """What is told of its end: the exit status; of a supervisor that of its command, and what had to be killed."""
+        return self.code if self.op != "supervise" else {"code": self.main, "killed": self.killed or []}
 
     def kill(self, number: int) -> None:
         """A signal to its process group, and so to what it leaves of it when it ends."""
@@ -101,9 +119,9 @@ class _Child:
 class Agent:
     """An agent that reads requests from the descriptor ``source`` and writes answers to ``sink``.
 
-    ``lease``: for how many seconds without input it goes on. ``until``: when, on the monotonic clock, it ends whatever
-    happens. ``tell``: is called with a line about each thing that it does.
-    """
+    ``lease``: for how many seconds without input it goes on. ``owner``: the pid of a process with which it ends.
+    ``until``: when, on the monotonic clock, it ends whatever happens. ``tell``: is called with a line about each thing
+    that it does."""
 
     def __init__(
         self,
@@ -111,6 +129,7 @@ class Agent:
         sink: int,
         *,
         lease: float | None = None,
+        owner: int | None = None,
         until: float | None = None,
         tell: Callable[[str], object] = lambda text: None,
     ) -> None:
@@ -128,12 +147,17 @@ class Agent:
         self._numbers = itertools.count(1)
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._ending = False
+        self._has_orphans = False
+        """Whether a supervisor was killed, and so whatever comes to us is its command's."""
         self._selector = selectors.PollSelector()  # takes any file, and is none that children would inherit
         self._wakened, self._waker = open_pair(SocketType.STREAM)
         for fd in {source, sink}:
             os.set_blocking(fd, False)
         self._selector.register(source, selectors.EVENT_READ, self._read)
         self._selector.register(self._wakened, selectors.EVENT_READ, self._signalled)
+        self._owner = -1
+        if owner is not None:
+            self._watch_owner(owner)
         if until is not None:
             self._at(until, lambda: self._end("its time is up"))
 
@@ -145,6 +169,7 @@ class Agent:
             signal.signal(number, signal.SIG_IGN)
         for number in _OURS:
             signal.signal(number, lambda *_: None)  # it only wakes the loop
+        libc.adopt_orphans()  # of a supervisor that was killed
         libc.set_dumpable(False)  # no child of the same user opens our descriptors by /proc
         with suppress(OSError):
             calibrated()  # once, for all children
@@ -165,6 +190,17 @@ class Agent:
         signal.set_wakeup_fd(-1)
         self._wakened.close()
         self._waker.close()
+        if self._owner >= 0:
+            os.close(self._owner)
+
+    def _watch_owner(self, pid: int) -> None:
+        """End with it: a child that it has forked may hold its end of the connection for longer."""
+        try:
+            self._owner = os.pidfd_open(pid)
+        except ProcessLookupError:
+            self._at(now(), lambda: self._end("its owner has gone"))
+            return
+        self._selector.register(self._owner, selectors.EVENT_READ, lambda mask: self._end("its owner has gone"))
 
     # Input and output
 
@@ -246,13 +282,12 @@ class Agent:
         if self._ending:
             return
         self._tell(f"ends: {why}")
-        for fd in {self._source, self._sink}:
+        for fd in {self._source, self._sink, self._owner} - {-1}:
             if fd in self._selector.get_map():
                 self._selector.unregister(fd)
         self._ending = True
         for child in self._children.values():
             self._terminate(child, _GRACE)
-            child.kill(signal.SIGCONT)  # a stopped one could not end
 
     # Requests
 
@@ -297,11 +332,15 @@ class Agent:
 
     def _serve(self, message: Message) -> None:
         address = decode_address(message["address"])
-        self._tell_of(self._employ(message), f"serves {address}")
+        record = _open_record() if message.get("record") else -1
+        self._tell_of(self._employ(message, record), f"serves {address}")
 
     def _start(self, message: Message) -> None:
         words = " ".join(message["command"])
         self._tell_of(self._employ(message), words)
+
+    def _supervise(self, message: Message) -> None:
+        self._tell_of(self._employ(message), " ".join(message["command"]))
 
     def _connect(self, message: Message) -> None:
         self._employ(message)
@@ -323,17 +362,19 @@ class Agent:
 
     def _wait(self, message: Message) -> None:
         child = self._child(message)
-        if child.code is not None:
-            self._answer(message["id"], child.code)
+        code = child.code if child.main is None else child.main
+        if code is not None:
+            self._answer(message["id"], code)
             return
-        child.waiting.add(message["id"])
+        waiting = child.watching if child.op == "supervise" else child.waiting
+        waiting.add(message["id"])
         timeout = message.get("timeout")
         if timeout is not None:
-            self._at(now() + timeout, lambda: self._give_up(child, message["id"], timeout))
+            self._at(now() + timeout, lambda: self._give_up(child, waiting, message["id"], timeout))
 
-    def _give_up(self, child: _Child, id: int, timeout: float) -> None:
-        if id in child.waiting:
-            child.waiting.remove(id)
+    def _give_up(self, child: _Child, waiting: set[int], id: int, timeout: float) -> None:
+        if id in waiting:
+            waiting.remove(id)
             text = f"pid {child.pid} has not ended within {timeout:g} s"
             self._refuse(id, failure(Stage.AGENT, errno.ETIMEDOUT, None, text))
 
@@ -346,12 +387,12 @@ class Agent:
         grace = message.get("grace", 0.0)
         child.forgotten = message.get("forget", False)
         if child.code is not None:
-            self._answer(message["id"], child.code)
+            self._answer(message["id"], child.end)
             if child.forgotten:
                 self._close(child)
             return
         child.waiting.add(message["id"])
-        if grace:
+        if grace or child.op == "supervise":
             self._terminate(child, grace)
         else:
             self._kill_if_alive(child)
@@ -361,8 +402,14 @@ class Agent:
             # One that just begins to wait for a question does not notice a signal until it comes.
             with suppress(OSError):
                 child.channel.shutdown(socket.SHUT_WR)
+        if child.op == "supervise":
+            child.unsent += line({"op": "end", "grace": grace})
+            self._push(child)
+            self._at(now() + grace + _SUPERVISORS_GRACE, lambda: self._kill_if_alive(child))
+            return
         with suppress(PermissionError):  # it has become another user
             self._signal(child, signal.SIGTERM)
+            child.kill(signal.SIGCONT)  # a stopped one could not end
         self._at(now() + grace, lambda: self._kill_if_alive(child))
 
     def _tell_of(self, child: _Child, what: str) -> None:
@@ -379,19 +426,33 @@ class Agent:
         self._drain(child)
         self._answer(message["id"], {"data": pack(bytes(child.written)), "dropped": child.dropped})
 
+    def _record(self, message: Message) -> None:
+        child = self._child(message)
+        data = b"" if child.record < 0 else os.pread(child.record, os.fstat(child.record).st_size, 0)
+        self._answer(message["id"], pack(data))
+
     def _beat(self, message: Message) -> None:
         """Only to be heard."""
 
     # Children
 
-    def _employ(self, message: Message) -> _Child:
-        """Give a child what it has to do."""
-        self._reap()  # somebody may just have killed a spare one
-        if self._ending:
-            raise AgentGone(Stage.AGENT, errno.ESHUTDOWN, None, what="the agent is about to end")
-        child = self._spares.pop(0) if self._spares else self._fork()
+    def _employ(self, message: Message, record: int = -1) -> _Child:
+        """Give a child what it has to do, and the file for its record."""
+        try:
+            self._reap()  # somebody may just have killed a spare one
+            if self._ending:
+                raise AgentGone(Stage.AGENT, errno.ESHUTDOWN, None, what="the agent is about to end")
+            child = self._spares.pop(0) if self._spares else self._fork()
+        except BaseException:
+            if record >= 0:
+                os.close(record)
+            raise
         child.starting, child.op = message["id"], message["op"]
-        child.unsent += line(message)
+        child.record = record
+        data = line(message)
+        if record >= 0 and child.channel is not None:
+            data = data[socket.send_fds(child.channel, [data], [record]) :]  # an empty channel takes something at once
+        child.unsent += data
         self._push(child)
         return child
 
@@ -461,8 +522,11 @@ class Agent:
         for child in self._children.values():
             if child.channel is not None:
                 child.channel.close()
-            if child.output >= 0:
-                os.close(child.output)
+            for fd in (child.output, child.record):
+                if fd >= 0:
+                    os.close(fd)
+        if self._owner >= 0:
+            os.close(self._owner)
         null = os.open(os.devnull, os.O_RDONLY)
         for fd, target in ((null, 0), (output, 1), (output, 2)):
             os.dup2(fd, target)
@@ -505,7 +569,9 @@ class Agent:
             except OSError:
                 data, messages = b"", []
             for message in messages:
-                if child.starting is None:
+                if "event" in message:
+                    self._supervised(child, message)
+                elif child.starting is None:
                     if message.get("id") in child.asked:
                         child.asked.remove(message["id"])
                         self._send(message)
@@ -521,8 +587,23 @@ class Agent:
                 if child.op == "start" and child.starting is not None:
                     self._started(child, {})  # exec has closed it
 
+    def _supervised(self, child: _Child, message: Message) -> None:
+        """What a supervisor tells of itself; see :mod:`udslab.supervisor`."""
+        if message["event"] == "exited":
+            self._main_ended(child, message["code"])
+        elif message["event"] == "gone":
+            self._send({"event": "gone", "child": child.number, "code": child.main})
+        else:
+            child.killed = message["killed"]
+
+    def _main_ended(self, child: _Child, code: int) -> None:
+        child.main = code
+        for id in child.watching:
+            self._answer(id, code)
+        child.watching.clear()
+
     def _started(self, child: _Child, result: Message) -> None:
-        if child.op != "connect":  # nobody asks a server anything by its channel
+        if child.op not in ("connect", "supervise"):  # nobody asks a server anything by its channel
             self._close_channel(child)
         id, child.starting = child.starting, None
         self._answer(id, {**result, "child": child.number, "pid": child.pid})
@@ -559,7 +640,15 @@ class Agent:
                 del child.written[:-_OUTPUT]
 
     def _reap(self) -> None:
-        """Fetch the exit status of all that have ended: as process 1, of orphans too."""
+        """Fetch the exit status of all that have ended: of orphans, too, which are killed if their supervisor was."""
+        self._fetch()
+        if self._has_orphans:
+            known = {child.pid for child in self._children.values()}
+            for pid in set(children_of(os.getpid())) - known:
+                with suppress(ProcessLookupError, PermissionError):
+                    os.kill(pid, signal.SIGKILL)
+
+    def _fetch(self) -> None:
         with suppress(ChildProcessError):
             while True:
                 found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
@@ -578,13 +667,17 @@ class Agent:
         self._tell_of(child, f"ended, {_how(code)}")
         self._drain(child)
         self._hear(child)
+        if child.op == "supervise" and child.main is None:
+            self._main_ended(child, code)
+        if child.op == "supervise" and child.killed is None and child.starting is None:
+            self._has_orphans = True
         if child.starting is not None:
             child.asked.add(child.starting)
             child.starting, child.forgotten = None, True  # nobody is told its number
         for id in child.asked:
             self._refuse(id, self._died(child))
         for id in child.waiting:
-            self._answer(id, code)
+            self._answer(id, child.end)
         child.asked.clear()
         child.waiting.clear()
         if child.forgotten or child in self._spares:
@@ -596,6 +689,8 @@ class Agent:
         del self._children[child.number]
         self._close_channel(child)
         self._close_output(child)
+        if child.record >= 0:
+            os.close(child.record)
 
     def _close_channel(self, child: _Child) -> None:
         if child.channel is not None:
@@ -615,11 +710,13 @@ _OPERATIONS: dict[str, Callable[[Agent, Message], None]] = {
     "status": Agent._status,
     "serve": Agent._serve,
     "start": Agent._start,
+    "supervise": Agent._supervise,
     "connect": Agent._connect,
     "signal": Agent._signal_child,
     "wait": Agent._wait,
     "end": Agent._end_child,
     "output": Agent._output,
+    "record": Agent._record,
     "beat": Agent._beat,
 }
 
@@ -659,18 +756,25 @@ def _say(channel: socket.socket, message: Message) -> bool:
 def _work(channel: socket.socket) -> int:
     """Wait for what there is to do, and do it; the exit status."""
     _rehearse()
-    for message in _messages(channel):
+    record: list[int] = []
+
+    def receive() -> bytes:
+        data, fds, _, _ = socket.recv_fds(channel, _CHUNK, 1)
+        record.extend(fds)
+        return data
+
+    for message in _messages(receive):
         libc.set_dumpable(True)
         if message.get("umask") is not None:
             os.umask(message["umask"])
-        return _WORK[message["op"]](channel, message)
+        return _WORK[message["op"]](channel, {**message, "record": record[0] if record else None})
     return 0
 
 
-def _messages(channel: socket.socket) -> Iterator[Message]:
+def _messages(receive: Callable[[], bytes]) -> Iterator[Message]:
     """What the agent says, until it has no more to say."""
     lines = Lines()
-    for data in iter(lambda: channel.recv(_CHUNK), b""):
+    for data in iter(receive, b""):
         yield from lines.feed(data)
 
 
@@ -692,8 +796,30 @@ def _serve(channel: socket.socket, message: Message) -> int:
         _say(channel, {"result": {}})
         channel.close()
 
-    run_until_signal(lambda: serve(decode_address(message["address"]), **message["options"]), ready)
+    for name, value in message.get("env", {}).items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+    if message.get("cwd") is not None:
+        os.chdir(message["cwd"])
+    if message.get("path") is not None:
+        sys.path[:] = message["path"]
+    options = message["options"]
+    service = resolve(options.pop("service", "upper"))
+    if message["record"] is not None:
+        service = Recorder(service, message["record"])
+    run_until_signal(lambda: serve(decode_address(message["address"]), service, **options), ready)
     return 0
+
+
+def _open_record() -> int:
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("udslab-record")
+    import tempfile  # see connection
+
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())
 
 
 def _execute(channel: socket.socket, message: Message) -> int:
@@ -735,7 +861,7 @@ def _answer_questions(connection: Connection, channel: socket.socket, address: A
             }
         },
     )
-    for request in _messages(channel):
+    for request in _messages(lambda: channel.recv(_CHUNK)):
         try:
             answer = {"result": _QUESTIONS[request["op"]](connection, request)}
         except Exception as error:  # noqa: BLE001 - it is told to whoever asked
@@ -751,6 +877,7 @@ def _answer_questions(connection: Connection, channel: socket.socket, address: A
 _WORK: dict[str, Callable[[socket.socket, Message], int]] = {
     "serve": _serve,
     "start": _execute,
+    "supervise": supervise,
     "connect": _converse,
 }
 
@@ -791,6 +918,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="udslab.agent", description=__doc__.partition("\n")[0])
     parser.add_argument("--listen", metavar="PATH", help="wait for the driver there, instead of standard input")
     parser.add_argument("--lease", type=float, metavar="SECONDS", help="end when nothing was heard for so long")
+    parser.add_argument("--owner", type=int, metavar="PID", help="end when that process has ended")
     parser.add_argument("--limit", type=float, metavar="SECONDS", help="end after so long, whatever happens")
     options = parser.parse_args(arguments)
     until = None if options.limit is None else now() + options.limit
@@ -798,7 +926,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.signal(number, lambda *_: sys.exit(0))  # until the agent has its own handlers
     if options.listen is None:
         source, sink = _take_standard_streams()
-        Agent(source, sink, lease=options.lease, until=until).run()
+        Agent(source, sink, lease=options.lease, owner=options.owner, until=until).run()
         return 0
     with listen(options.listen, mode=0o660) as listener:
         listener.socket.settimeout(options.limit)
@@ -808,7 +936,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except TimedOut as error:
             _print(f"ends: {error}")
             return 0
-    Agent(driver, driver, lease=options.lease, until=until, tell=_print).run()
+    Agent(driver, driver, lease=options.lease, owner=options.owner, until=until, tell=_print).run()
     return 0
 
 

@@ -1,4 +1,4 @@
-"""The four calls of the C library that Python has not got.
+"""The calls of the C library that Python has not got.
 
 Loaded at import, not at first use: by then the process may have changed its root or its user, and could not any more.
 """
@@ -16,11 +16,22 @@ with suppress(ImportError, OSError, TypeError):  # a Python without ctypes; not 
 
     _libc = ctypes.CDLL(None, use_errno=True)
 
-__all__ = ["file_system_type", "get_killed_with_parent", "rename_noreplace", "set_dumpable"]
+__all__ = [
+    "adopt_orphans",
+    "file_system_type",
+    "get_killed_with_parent",
+    "inotify_add",
+    "inotify_open",
+    "inotify_remove",
+    "outlive_parent",
+    "rename_noreplace",
+    "set_dumpable",
+]
 
 _RENAME_NOREPLACE = 1
 _PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
+_PR_SET_CHILD_SUBREAPER = 36
 _SIGKILL = 9
 
 
@@ -50,6 +61,39 @@ def get_killed_with_parent() -> None:
     """From now on this process gets SIGKILL when the thread that made it ends (PR_SET_PDEATHSIG, prctl(2))."""
     if _libc is not None:
         _libc.prctl(_PR_SET_PDEATHSIG, _SIGKILL)
+
+
+def outlive_parent() -> None:
+    """Undo :func:`get_killed_with_parent`."""
+    if _libc is not None:
+        _libc.prctl(_PR_SET_PDEATHSIG, 0)
+
+
+def adopt_orphans() -> None:
+    """From now on those below this process whose parents end become its own children (PR_SET_CHILD_SUBREAPER,
+    prctl(2)). No forked child inherits it."""
+    if _libc is not None:
+        _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def inotify_open() -> int | None:
+    """A non-blocking inotify(7) descriptor, closed on exec; None where there is none to be had."""
+    if not hasattr(_libc, "inotify_init1"):
+        return None
+    fd = int(_libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
+    return None if fd < 0 else fd
+
+
+def inotify_add(fd: int, path: bytes, mask: int) -> int | None:
+    """Watch ``path``; the number of the watch, which is that of before if it is watched already. None if it cannot be
+    watched."""
+    number = int(_libc.inotify_add_watch(fd, path, mask))
+    return None if number < 0 else number
+
+
+def inotify_remove(fd: int, number: int) -> None:
+    """Watch it no more; harmless if it is not watched."""
+    _libc.inotify_rm_watch(fd, number)
 
 
 def set_dumpable(dumpable: bool) -> None:

@@ -20,6 +20,7 @@ from udslab.connection import connect
 from udslab.credentials import Credentials
 from udslab.deadline import Deadline
 from udslab.errors import AgentGone, Stage, TimedOut, UdsError
+from udslab.recording import Recorded, read_record
 from udslab.spawn import wait_until
 from udslab.state import Status
 from udslab.wire import (
@@ -35,8 +36,16 @@ from udslab.wire import (
     unpack,
 )
 
-__all__ = ["Channel", "Info", "Remote", "RemoteConnection", "RemoteProcess", "SocketChannel", "drive"]
-
+__all__ = [
+    "Channel",
+    "Info",
+    "Remote",
+    "RemoteConnection",
+    "RemoteProcess",
+    "SocketChannel",
+    "SupervisedProcess",
+    "drive",
+]
 _BEAT = 10.0
 """Seconds between heartbeats; an agent's lease is thrice as long."""
 _GRACE = 5.0
@@ -60,6 +69,9 @@ class Channel(Protocol):
 
     def why(self) -> str:
         """What is known about why it has ended, in words."""
+
+    def fileno(self) -> int:
+        """The descriptor that it receives from."""
 
 
 def _timed_out(what: str) -> TimedOut:
@@ -110,6 +122,10 @@ class SocketChannel:
         """See :class:`Channel`."""
         return ""
 
+    def fileno(self) -> int:
+        """See :class:`Channel`."""
+        return self._sock.fileno()
+
 
 @dataclass(frozen=True)
 class Info:
@@ -141,9 +157,11 @@ class Remote:
         self._numbers = itertools.count(1)
         self._sending = threading.Lock()
         self._changed = threading.Condition()
-        """Of the four below."""
+        """Of the five below."""
         self._awaited: set[int] = set()
         self._answers: dict[int, Message] = {}
+        self._gone_children: dict[int, int] = {}
+        """The exit status of the supervised processes of which nothing lives any more."""
         self._receiving = False
         """Whether a thread takes in what comes."""
         self._gone: str | None = None
@@ -165,14 +183,32 @@ class Remote:
         return decode_status(self.ask("status", address=encode_address(address), owners=owners))
 
     def serve(
-        self, address: AddressLike, service: str = "upper", *, umask: int | None = None, **options: Any
+        self,
+        address: AddressLike,
+        service: str = "upper",
+        *,
+        umask: int | None = None,
+        surroundings: Mapping[str, Any] | None = None,
+        record: bool = False,
+        **options: Any,
     ) -> RemoteProcess:
         """Start a server in a process of its own there; it serves when this returns. ``options``: those of
-        :func:`udslab.server.serve`. Raises as that, the error having happened there."""
+        :func:`udslab.server.serve`. Raises as that, the error having happened there.
+
+        ``surroundings``: ``cwd``, ``path`` (sys.path) and ``env`` (names and values, None for those that are not set),
+        where they are not the agent's. ``record``: keep for :meth:`RemoteProcess.record` what it receives.
+        """
         if not isinstance(service, str):
             raise TypeError(f"a service in another process goes by its name or module:name, not as {service!r}")
         words = {key: getattr(value, "value", value) for key, value in options.items()}
-        answer = self.ask("serve", address=encode_address(address), umask=umask, options={"service": service, **words})
+        answer = self.ask(
+            "serve",
+            address=encode_address(address),
+            umask=umask,
+            record=record,
+            options={"service": service, **words},
+            **(surroundings or {}),
+        )
         return RemoteProcess(self, f"server on {Address.parse(address)}", answer)
 
     def start(
@@ -192,6 +228,27 @@ class Remote:
             umask=umask,
         )
         return RemoteProcess(self, os.fsdecode(command[0]), answer)
+
+    def supervise(
+        self,
+        command: Sequence[str | bytes | os.PathLike[str]],
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+        umask: int | None = None,
+        **options: Any,
+    ) -> SupervisedProcess:
+        """Start a command there as :meth:`start` does, and follow it through its forks: nothing of it escapes.
+        ``options``: the rest of what :func:`udslab.supervisor.supervise` takes."""
+        answer = self.ask(
+            "supervise",
+            command=[os.fsdecode(word) for word in command],
+            env=None if env is None else dict(env),
+            cwd=cwd,
+            umask=umask,
+            **options,
+        )
+        return SupervisedProcess(self, os.fsdecode(command[0]), {**answer, "pid": answer["main"]})
 
     def connect(
         self,
@@ -228,6 +285,15 @@ class Remote:
         if "error" in answer:
             raise decode_error(answer["error"])
         return answer["result"]
+
+    def gone(self, child: int) -> int | None:
+        """The exit status of a supervised child if nothing of it lives any more, as far as has been told."""
+        _ = self.alive  # takes in what has come
+        return self._gone_children.get(child)
+
+    def fileno(self) -> int:
+        """A descriptor that can be read when something has come that nobody has taken in yet."""
+        return self._channel.fileno()
 
     def tell(self, op: str, **arguments: Any) -> None:
         """Ask for an operation that is not answered."""
@@ -350,6 +416,8 @@ class Remote:
         for message in messages:
             if message.get("id") in self._awaited:
                 self._answers[message["id"]] = message
+            elif message.get("event") == "gone":
+                self._gone_children[message["child"]] = message["code"]
         if data == b"" or why is not None:
             self._gone = self._channel.why() or why or ""
         return bool(data)
@@ -417,11 +485,53 @@ class RemoteProcess:
         dropped = f"[{answer['dropped']} bytes before this were dropped]\n" if answer["dropped"] else ""
         return dropped + unpack(answer["data"]).decode(errors="backslashreplace")
 
+    def record(self) -> list[Recorded]:
+        """Whom it has served, and what it has received, if it was told to keep that; also after it was killed."""
+        return read_record(unpack(self._remote.ask("record", child=self._number)))
+
     def __enter__(self) -> RemoteProcess:
         return self
 
     def __exit__(self, *exc: object) -> None:
         self._remote.discard(self._number)
+
+
+class SupervisedProcess(RemoteProcess):
+    """A command that is followed through its forks. ``pid`` is that of its first process, whose exit status it has."""
+
+    killed: Sequence[Message] = ()
+    """What :meth:`end` had to kill: ``pid`` and ``command`` of each."""
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal to the first process, unless it has exited. After SIGSTOP it is stopped when this returns."""
+        self._remote.ask("signal", to=self._number, signal=int(number))
+
+    def end(self, grace: float = _GRACE) -> int:
+        """SIGTERM to the first process, or if that has exited to those that it has left; SIGKILL to all that still runs
+        after ``grace`` seconds, or when those have exited; the first one's exit status."""
+        answer = self._remote.ask("end", grace, child=self._number, grace=grace)
+        self.killed = answer["killed"]
+        return int(answer["code"])
+
+    def kill(self) -> int:
+        """SIGKILL to all of it; the exit status."""
+        return self.end(0.0)
+
+    def tree(self) -> list[Message]:
+        """All that lives of it: ``pid`` and ``command`` of each."""
+        found: list[Message] = self._remote.ask("tree", to=self._number)
+        return found
+
+    def gone(self) -> str | None:
+        """How it has ended, in words; None while any of it lives."""
+        code = self._remote.gone(self._number)
+        if code is None:
+            return None
+        return f"has ended with status {code}" if code >= 0 else f"was ended by {signal.Signals(-code).name}"
+
+    def fileno(self) -> int | None:
+        """A descriptor that can be read once :meth:`gone` is to be asked."""
+        return self._remote.fileno()
 
 
 class RemoteConnection:

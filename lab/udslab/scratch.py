@@ -15,8 +15,12 @@ from contextlib import contextmanager, suppress
 
 from udslab.support import fcntl, need_flock
 
-__all__ = ["scratch_directory", "sweep"]
+__all__ = ["ROOM", "scratch_directory", "sweep"]
 
+ROOM = 48
+"""How many bytes of ``sun_path`` are left at least below a scratch directory, on every system: it has 104 on macOS."""
+_LONGEST = 103 - ROOM - len("/udslab-12345678/d/")
+_OTHERS = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108 - each gets a directory of our own
 _PREFIX = "udslab-"
 _MARK = ".udslab-scratch"
 _MARK_TEXT = b"A scratch directory of udslab, which is removed when its owner has gone: pid "
@@ -27,10 +31,11 @@ _MARK_TEXT = b"A scratch directory of udslab, which is removed when its owner ha
 def scratch_directory(parent: str | None = None) -> Iterator[str]:
     """A fresh directory, mode 0700, with a short path; removed at the end with all that is in it.
 
-    ``parent``: where, instead of the directory for temporary files. Sweeps that of what dead owners have left.
+    ``parent``: where, instead of the directory for temporary files, or, if the path of that is too long for sockets,
+    another one for such files. Sweeps it of what dead owners have left.
     """
     need_flock()
-    parent = parent or tempfile.gettempdir()
+    parent = parent or _short(tempfile.gettempdir())
     sweep(parent)
     path, fd = _make(parent)
     owner = os.getpid()
@@ -44,6 +49,13 @@ def scratch_directory(parent: str | None = None) -> Iterator[str]:
         if os.getpid() == owner:
             _remove(path)
         os.close(fd)
+
+
+def _short(parent: str) -> str:
+    """``parent``, or one with a path that is short enough, if there is any."""
+    if len(os.fsencode(parent)) <= _LONGEST:
+        return parent
+    return next((other for other in _OTHERS if os.access(other, os.W_OK | os.X_OK)), parent)
 
 
 def _remove(path: str) -> bool:

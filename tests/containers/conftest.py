@@ -10,7 +10,9 @@ from collections.abc import Iterator
 import pytest
 
 from images import IMAGE
-from pytest_udslab.plugin import lacking
+from pytest_udslab.fixtures import SETTINGS
+from pytest_udslab.options import lacking
+from udslab.backends import Backend
 from udslab.containers import Container, Engine, Session, Shared
 from udslab.errors import EngineError
 
@@ -21,12 +23,13 @@ def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
     try:
         engine = Engine()
     except EngineError as error:
-        lacking(request.config, "container", str(error))
+        lacking(request.config.stash[SETTINGS], Backend.CONTAINER, str(error))
     with engine:
         try:
             engine.image_machine(IMAGE)
         except EngineError as error:
-            lacking(request.config, "container", f"{error}; make it: script/base-images")
+            hint = "make it: script/base-images"
+            lacking(request.config.stash[SETTINGS], Backend.CONTAINER, f"{error}; {hint}")
         yield engine
 
 

@@ -14,7 +14,9 @@ from pathlib import Path
 import pytest
 
 from images import IMAGE
-from pytest_udslab.plugin import lacking
+from pytest_udslab.fixtures import SETTINGS
+from pytest_udslab.options import lacking
+from udslab.backends import Backend
 from udslab.containers import Engine
 from udslab.deadline import Deadline
 from udslab.spawn import Process
@@ -62,7 +64,8 @@ class Project:
 def image(engine: Engine, request: pytest.FixtureRequest) -> str:
     """The demo's image, built once by each worker (the second one finds it in the cache)."""
     if subprocess.run(["docker", "compose", "version"], capture_output=True, check=False).returncode:
-        lacking(request.config, "container", "the docker command has no compose (version 2)")
+        reason = "the docker command has no compose (version 2)"
+        lacking(request.config.stash[SETTINGS], Backend.CONTAINER, reason)
     built = Project("udslab-build")("build")
     assert built.returncode == 0, built.stderr
     return "udslab-demo"

@@ -115,11 +115,11 @@ def test_importing_it_without_af_unix_and_fcntl_is_harmless():
         "del socket.AF_UNIX\n"
         "sys.modules['fcntl'] = None\n"
         "import pytest_udslab.plugin\n"
-        "print(pytest_udslab.plugin.pytest_report_header(None))"
+        "print('imported')"
     )
     done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.strip() == HEADER
+    assert done.stdout == "imported\n"
 
 
 def test_it_is_typed():

@@ -19,7 +19,19 @@ except ImportError as error:
 from udslab.containers.container import Container
 from udslab.containers.engine import Engine
 from udslab.containers.leftovers import Kind, Leftover, find, sweep
-from udslab.containers.reach import Reach, reach
+from udslab.containers.reach import Reach, reach, try_reach
 from udslab.containers.session import Session, Shared
 
-__all__ = ["Container", "Engine", "Kind", "Leftover", "Reach", "Session", "Shared", "find", "reach", "sweep"]
+__all__ = [
+    "Container",
+    "Engine",
+    "Kind",
+    "Leftover",
+    "Reach",
+    "Session",
+    "Shared",
+    "find",
+    "reach",
+    "sweep",
+    "try_reach",
+]

@@ -52,10 +52,12 @@ class Container(Remote):
         userns: str | None = None,
         environment: Mapping[str, str] | None = None,
         put: Mapping[str, bytes] | None = None,
+        lease: float | None = None,
     ) -> None:
         """``put``: tar archives to unpack into mounted volumes before it starts. ``network``, ``pid``: the container
         whose network or pid namespace it shares. ``userns``: ``"host"`` for no user namespace of its own, where the
-        engine remaps. The rest as the engine takes it.
+        engine remaps. ``lease``: it ends when it has not been asked for anything for so many seconds, and there are no
+        heartbeats of its own but within :meth:`~udslab.remote.Remote.beating`. The rest as the engine takes it.
 
         Raises :class:`~udslab.errors.EngineError`; nothing stays behind then.
         """
@@ -82,7 +84,7 @@ class Container(Remote):
                 self.id = api.create_container(
                     image,
                     name=name,
-                    entrypoint=bundle.command("--lease", str(LEASE)),
+                    entrypoint=bundle.command("--lease", str(lease or LEASE)),
                     command=[],
                     environment=dict(environment or {}),
                     healthcheck={"test": ["NONE"]},
@@ -107,7 +109,7 @@ class Container(Remote):
         except BaseException:
             engine.remove_container(self.id)
             raise
-        super().__init__(attached, f"{image} ({name})")
+        super().__init__(attached, f"{image} ({name})", beats=lease is None)
         try:
             self._greet()
         except BaseException:

@@ -16,7 +16,7 @@ from udslab.remote import Remote, RemoteConnection
 from udslab.server import serve
 from udslab.state import State, status
 
-__all__ = ["Reach", "reach"]
+__all__ = ["Reach", "reach", "try_reach"]
 
 _PATIENCE = 5.0
 
@@ -55,14 +55,15 @@ def reach(session: Session, image: str, *, runtime: str | None = None) -> Reach:
         with session.container(image, runtime=runtime):
             return _without_directory(f"the engine cannot mount a directory of this machine's: {error.strerror}")
     with container:
-        return _try(container, shared, session.uid)
+        return try_reach(container, shared, session.uid)
 
 
 def _without_directory(why: str) -> Reach:
     return Reach(why, *("there is no directory to meet in" for _ in fields(Reach)[1:]))
 
 
-def _try(container: Remote, shared: Shared, uid: int) -> Reach:
+def try_reach(container: Remote, shared: Shared, uid: int) -> Reach:
+    """The same with a container that is there, which sees ``shared`` and runs as ``uid``."""
     token = os.path.join(shared.path, "token")
     with open(token, "wb"):
         os.chown(token, uid, -1)

@@ -1,0 +1,189 @@
+"""Where servers run: in a thread of this process, in a process of their own, in a container."""
+
+from __future__ import annotations
+
+import os
+import traceback
+from contextlib import ExitStack
+from typing import Any, Protocol, Union
+
+from udslab.address import Address
+from udslab.errors import Stage, Unsupported
+from udslab.handlers import Handler, HandlerServer
+from udslab.listener import listen
+from udslab.recording import Recorded, Recorder
+from udslab.remote import Remote, RemoteProcess
+from udslab.server import Server, serve
+from udslab.services import Service, resolve
+from udslab.word import Word
+
+__all__ = ["AgentRun", "Backend", "Need", "Run", "ThreadRun", "why_not"]
+
+
+class Backend(Word):
+    """The three of them, the cheapest first."""
+
+    THREAD = "thread"
+    PROCESS = "process"
+    CONTAINER = "container"
+
+
+class Need(Word):
+    """What some backends can do and others cannot."""
+
+    HANDLER = "handler"
+    """Run a function of the test's own."""
+    ABSTRACT = "abstract"
+    """Serve an abstract name that a client here can reach."""
+    KILL = "kill"
+    """SIGKILL to the server alone."""
+    PAUSE = "pause"
+    """SIGSTOP to the server alone."""
+
+
+_WHY_NOT = {
+    (Backend.THREAD, Need.KILL): "a thread cannot be killed",
+    (Backend.THREAD, Need.PAUSE): "a thread cannot be stopped for a while",
+    (Backend.PROCESS, Need.HANDLER): "a handler is a function of this process",
+    (Backend.CONTAINER, Need.HANDLER): "a handler is a function of this process",
+    (Backend.CONTAINER, Need.ABSTRACT): "a container's network namespace has abstract names of its own",
+}
+
+
+def why_not(backend: Backend, need: Need) -> str | None:
+    """Why ``backend`` cannot do it; None if it can."""
+    return _WHY_NOT.get((backend, need))
+
+
+def refuse(backend: Backend, need: Need) -> Unsupported:
+    """The error for what ``backend`` cannot do."""
+    where = "in a thread" if backend is Backend.THREAD else f"in a {backend}"
+    others = " or ".join(other.value for other in Backend if why_not(other, need) is None)
+    what = f"{need} is not to be had {where}: {why_not(backend, need)}"
+    return Unsupported(what, f"use the backend {others}", Stage.SERVICE)
+
+
+class Run(Protocol):
+    """A server from its start to its end."""
+
+    pid: int
+    """Of the process that serves; in a container its number there."""
+
+    @property
+    def failures(self) -> list[BaseException]:
+        """What a handler has raised."""
+
+    def record(self) -> list[Recorded]:
+        """Whom it has served, and what it has received."""
+
+    def log(self) -> str:
+        """What it has written."""
+
+    def stop(self) -> None:
+        """Take no new clients, end, remove the socket file. One that has ended: does nothing."""
+
+    def kill(self) -> None:
+        """SIGKILL."""
+
+    def pause(self) -> None:
+        """SIGSTOP; it is stopped when this returns."""
+
+    def resume(self) -> None:
+        """SIGCONT."""
+
+    def close(self) -> None:
+        """Stop it, and forget what it has written and received."""
+
+
+class ThreadRun:
+    """A server in a thread of this process."""
+
+    def __init__(
+        self, address: Address, service: Union[str, Service, None], handler: Handler | None, **options: Any
+    ) -> None:
+        self.pid = os.getpid()
+        self._server: Server | HandlerServer
+        if handler is not None:
+            self._recorder = Recorder()
+            drain = options.pop("drain")
+            self._server = HandlerServer(listen(address, **options), handler, recorder=self._recorder, drain=drain)
+        else:
+            self._recorder = Recorder(resolve(service or "upper"))
+            self._server = serve(address, self._recorder, **options)
+        self._exits = ExitStack()
+        self._exits.enter_context(self._server)
+
+    @property
+    def failures(self) -> list[BaseException]:
+        """See :class:`Run`."""
+        return self._server.failures if isinstance(self._server, HandlerServer) else []
+
+    def record(self) -> list[Recorded]:
+        """See :class:`Run`."""
+        return self._recorder.record()
+
+    def log(self) -> str:
+        """See :class:`Run`."""
+        return "\n".join(
+            "".join(traceback.format_exception(type(error), error, error.__traceback__)) for error in self.failures
+        )
+
+    def stop(self) -> None:
+        """See :class:`Run`."""
+        self._exits.close()
+
+    def kill(self) -> None:
+        """See :class:`Run`."""
+        raise refuse(Backend.THREAD, Need.KILL)
+
+    def pause(self) -> None:
+        """See :class:`Run`."""
+        raise refuse(Backend.THREAD, Need.PAUSE)
+
+    def resume(self) -> None:
+        """See :class:`Run`."""
+        raise refuse(Backend.THREAD, Need.PAUSE)
+
+    def close(self) -> None:
+        """See :class:`Run`."""
+        self.stop()
+
+
+class AgentRun:
+    """A server that an agent has forked, beside this process or in a container."""
+
+    failures: list[BaseException] = []  # noqa: RUF012 - it has no handler, and so never any
+
+    def __init__(
+        self, remote: Remote, address: Address, service: str, surroundings: dict[str, Any], **options: Any
+    ) -> None:
+        self._process: RemoteProcess = remote.serve(address, service, record=True, surroundings=surroundings, **options)
+        self.pid = self._process.pid
+
+    def record(self) -> list[Recorded]:
+        """See :class:`Run`."""
+        return self._process.record()
+
+    def log(self) -> str:
+        """See :class:`Run`."""
+        return self._process.output()
+
+    def stop(self) -> None:
+        """See :class:`Run`."""
+        self._process.end()
+
+    def kill(self) -> None:
+        """See :class:`Run`."""
+        self._process.kill()
+
+    def pause(self) -> None:
+        """See :class:`Run`."""
+        self._process.freeze()
+
+    def resume(self) -> None:
+        """See :class:`Run`."""
+        self._process.thaw()
+
+    def close(self) -> None:
+        """See :class:`Run`."""
+        self._process.__exit__()

@@ -1,0 +1,426 @@
+"""The lab on this host: paths, servers, clients and obstacles as context managers, in any of the three backends.
+
+    with Lab(Options(backend=Backend.PROCESS)) as lab, lab.server("echo") as server, lab.connect(server.path) as client:
+        ...
+
+What the pytest plugin's fixtures are made of; needs no pytest.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from udslab.address import MAX_PATH, Address, AddressLike
+from udslab.backends import AgentRun, Backend, Need, Run, ThreadRun, refuse, why_not
+from udslab.connection import Connection, connect
+from udslab.errors import AddressError, Stage, Unsupported
+from udslab.handlers import Handler
+from udslab.obstacles import Obstacle, obstacle
+from udslab.processes import Command, RunningProcess, words
+from udslab.ready import LISTENING, Condition, Readiness
+from udslab.recording import Recorded
+from udslab.remote import SupervisedProcess
+from udslab.scratch import scratch_directory
+from udslab.services import Service
+from udslab.socktype import SocketType
+from udslab.state import Status, status
+from udslab.zygote import Zygote
+
+if TYPE_CHECKING:
+    from udslab.containers import Container, Session, Shared
+
+__all__ = ["Lab", "Options", "PlacedObstacle", "RunningServer"]
+
+_LEASE = 120.0
+"""Seconds after which a container ends that nothing uses: the next that is asked for is then made anew."""
+_TIMEOUT = 30.0
+_LONGEST = min(MAX_PATH, 103)
+"""The longest path that is given out, in bytes: what fits on macOS, too, so that a test is the same everywhere."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a lab uses where it is not told otherwise."""
+
+    backend: Backend = Backend.THREAD
+    image: str | None = None
+    """Of containers: any with Python 3.9 or newer. None: the lab's base image of ``distro``."""
+    distro: str = "debian-12"
+    engine: str | None = None
+    """A Docker context or a URL; None: what the docker command would use."""
+
+
+@dataclass(frozen=True)
+class PlacedObstacle:
+    """What is in the way, and where."""
+
+    kind: Obstacle
+    path: str
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """A container that is kept, and the directory in which one meets it."""
+
+    container: Container
+    shared: Shared
+
+
+class Lab:
+    """The lab, with what it has started: a zygote, and a container for each image, each when it is first asked for.
+
+    A context manager; nothing of it is left after its end, or after that of its process. It has no thread between two
+    uses. For one thread at a time.
+    """
+
+    def __init__(self, options: Options | None = None) -> None:
+        self.options = options or Options()
+        self._exits = ExitStack()
+        self._numbers = itertools.count(1)
+        self._scratch: str | None = None
+        self._zygote: Zygote | None = None
+        self._session: Session | None = None
+        self._shared: dict[str, Shared] = {}
+        self._kept: dict[str, _Kept] = {}
+        self._pid = os.getpid()
+
+    def __enter__(self) -> Lab:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if os.getpid() == self._pid:  # in a forked child all is the parent's
+            self._exits.close()
+
+    def prepare(self, backend: Backend | str, distro: str | None = None) -> None:
+        """Start what servers of this backend need and is kept: a zygote, or a container.
+
+        Raises :class:`~udslab.errors.EngineError`, :class:`~udslab.errors.Unsupported`.
+        """
+        if backend == Backend.PROCESS:
+            self._have_zygote()
+        elif backend == Backend.CONTAINER:
+            self._keep(distro)
+
+    # Paths
+
+    @contextmanager
+    def path(
+        self,
+        name: str = "s",
+        *,
+        mode: int = 0o700,
+        group: int | str | None = None,
+        backend: Backend | str | None = None,
+        distro: str | None = None,
+    ) -> Iterator[str]:
+        """A path where nothing is, in a fresh directory with this ``mode`` and ``group``, which is removed with all
+        that is in it. It fits in ``sun_path`` on every system, and a server in ``backend`` can bind it.
+
+        Raises :class:`~udslab.errors.AddressError` if ``name`` is too long for that.
+        """
+        backend = Backend(backend or self.options.backend)
+        top = self._meeting_place(distro) if backend is Backend.CONTAINER else self._directory()
+        directory = os.path.join(top, str(next(self._numbers)))
+        path = os.path.join(directory, name)
+        if len(os.fsencode(path)) > _LONGEST or os.path.dirname(path) != directory or not os.path.basename(path):
+            room = _LONGEST - len(os.fsencode(directory)) - 1
+            hint = f"give a file name of at most {room} bytes"
+            raise AddressError(Stage.ADDRESS, errno.ENAMETOOLONG, path, hint, "no path can be made of this name")
+        os.mkdir(directory, 0o700)
+        try:
+            if backend is Backend.CONTAINER and self._session is not None and os.geteuid() == 0:
+                os.chown(directory, self._session.uid, self._session.gid)
+            if group is not None:
+                shutil.chown(directory, group=group)
+            if mode & 0o077:
+                for above in (top, os.path.dirname(top)):
+                    os.chmod(above, os.stat(above).st_mode & 0o777 | 0o011)  # noqa: S103 - to be passed through
+            os.chmod(directory, mode)
+            yield path
+        finally:
+            if os.getpid() == self._pid:
+                shutil.rmtree(directory, ignore_errors=True)
+
+    def _directory(self) -> str:
+        if self._scratch is None:
+            self._scratch = self._exits.enter_context(scratch_directory())
+        return self._scratch
+
+    # Servers
+
+    @contextmanager
+    def server(
+        self,
+        service: str | Service | None = None,
+        address: AddressLike | None = None,
+        *,
+        handler: Handler | None = None,
+        type: SocketType | str = SocketType.STREAM,
+        abstract: bool = False,
+        backend: Backend | str | None = None,
+        distro: str | None = None,
+        drain: float = 0.0,
+        **options: Any,
+    ) -> Iterator[RunningServer]:
+        """A server of ``service`` (its name, ``"module:name"``, or, in a thread, itself) or of ``handler``; it serves
+        when this is entered.
+
+        ``address``: where, instead of a fresh path, or, if it shall be ``abstract``, a fresh name. ``drain``: how many
+        seconds its clients get at its end. ``options``: those of :func:`udslab.listener.listen`. A handler's exceptions
+        are in ``failures``. Raises as ``listen``; :class:`~udslab.errors.Unsupported` for what the backend cannot do,
+        :class:`~udslab.errors.EngineError` where there is no container.
+        """
+        backend = Backend(backend or self.options.backend)
+        if handler is not None or (service is not None and not isinstance(service, str)):
+            if handler is not None and service is not None:
+                raise TypeError("a server has a service or a handler, not both")
+            if why_not(backend, Need.HANDLER):
+                raise refuse(backend, Need.HANDLER)
+        options |= {"type": SocketType(type), "drain": drain}
+        if handler is not None and options["type"] is SocketType.DGRAM:
+            raise TypeError("a handler has a connection, and datagrams have none; give a service")
+        with ExitStack() as exits:
+            if address is None and abstract:
+                address = Address.abstract(b"udslab-" + uuid.uuid4().hex.encode())
+            elif address is None:
+                address = exits.enter_context(self.path(backend=backend, distro=distro))
+            where = Address.parse(address)
+            if not where.is_pathname and why_not(backend, Need.ABSTRACT):
+                raise refuse(backend, Need.ABSTRACT)
+            start = self._starter(backend, where, service or "upper", handler, distro, exits)
+            server = RunningServer(backend, where, options["type"], lambda: start(options))
+            exits.callback(server._close)
+            yield server
+
+    def _starter(
+        self,
+        backend: Backend,
+        address: Address,
+        service: str | Service,
+        handler: Handler | None,
+        distro: str | None,
+        exits: ExitStack,
+    ) -> Callable[[dict[str, Any]], Run]:
+        """What starts one run of a server with its options."""
+        if backend is Backend.THREAD:
+            return lambda options: ThreadRun(address, service, handler, **options)
+        assert isinstance(service, str)
+        if backend is Backend.PROCESS:
+            zygote = self._have_zygote()
+            return lambda options: AgentRun(zygote, address, service, zygote.surroundings(), **options)
+        kept = self._keep(distro)
+        top = os.fsencode(kept.shared.path)
+        if os.path.commonpath([top, os.path.abspath(address.name)]) != top:
+            hint = "take a path from the lab (uds_path, make_uds_path)"
+            what = "the container does not see this path"
+            raise AddressError(Stage.ADDRESS, errno.EXDEV, str(address), hint, what)
+        exits.enter_context(kept.container.beating())
+        return lambda options: AgentRun(kept.container, address, service, {}, **options)
+
+    def _have_zygote(self) -> Zygote:
+        if self._zygote is None or not self._zygote.alive:
+            self._zygote = self._exits.enter_context(Zygote())
+        return self._zygote
+
+    @contextmanager
+    def process(
+        self,
+        command: Command,
+        path: str | None = None,
+        *,
+        ready: Condition | Sequence[Condition] = LISTENING,
+        timeout: float = 10.0,
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+        umask: int | None = None,
+    ) -> Iterator[RunningProcess]:
+        """Somebody's server: ``command``, with ``path`` (or a fresh one) for ``{socket}`` in its words. It is started
+        by the zygote, followed through its forks, and serves when this is entered: what ``ready`` says holds. SIGTERM
+        at the end, and SIGKILL for what has not ended five seconds later.
+
+        ``timeout``: how many seconds it gets to serve. ``env``: what its environment has besides this process's.
+        ``cwd``, ``umask``: this process's, unless given.
+
+        Raises :class:`~udslab.errors.UdsError` with its exit status and last lines, at once, if it ends before it
+        serves; :class:`~udslab.errors.TimedOut`; :class:`~udslab.errors.NoSuchPath` for a command that is not there.
+        """
+        zygote = self._have_zygote()
+        with ExitStack() as exits:
+            if path is None:
+                path = exits.enter_context(self.path(backend=Backend.PROCESS))
+            line = words(command, path)
+            cwd = cwd or os.getcwd()
+            umask = _umask() if umask is None else umask
+
+            def start(readiness: Readiness) -> SupervisedProcess:
+                whole = {**os.environ, **(env or {}), **readiness.env}
+                return zygote.supervise(line, env=whole, cwd=cwd, umask=umask, **readiness.options)
+
+            process = RunningProcess(line, path, ready, timeout, start)
+            exits.callback(process.close)
+            yield process
+
+    # Containers
+
+    def _image(self, distro: str | None) -> str:
+        return self.options.image or f"udslab-base:{distro or self.options.distro}"
+
+    def _meeting_place(self, distro: str | None) -> str:
+        return self._keep(distro).shared.path
+
+    def _keep(self, distro: str | None) -> _Kept:
+        from udslab.containers import Session, try_reach  # the docker SDK, for those who have asked for containers
+
+        image = self._image(distro)
+        kept = self._kept.get(image)
+        if kept is not None and kept.container.alive:
+            return kept
+        if self._session is None:
+            self._session = self._exits.enter_context(Session(self.options.engine))
+        shared = kept.shared if kept is not None else self._session.directory()
+        container = self._session.container(image, shared, lease=_LEASE)
+        reach = try_reach(container, shared, self._session.uid)
+        why = reach.directory or reach.inward
+        if why is not None:
+            container.close()
+            what = f"no client here reaches a server in a container: {why}"
+            raise Unsupported(what, "use the backend process", Stage.ENGINE)
+        kept = self._kept[image] = _Kept(container, shared)
+        return kept
+
+    # Clients and obstacles
+
+    @contextmanager
+    def connect(
+        self,
+        address: AddressLike,
+        *,
+        type: SocketType | str = SocketType.STREAM,
+        timeout: float | None = _TIMEOUT,
+        bind: AddressLike | None = None,
+    ) -> Iterator[Connection]:
+        """A client of this process, connected to ``address``; closed at the end.
+
+        ``timeout``: of the connecting and of each call on it, in seconds; None: for ever. A datagram client binds a
+        file of its own, so that it can be answered. Raises as :func:`udslab.connection.connect`.
+        """
+        type = SocketType(type)
+        own = Address.parse(address)
+        with ExitStack() as exits:
+            if bind is None and type is SocketType.DGRAM:
+                # Beside the server: one in a container sees no other directory of ours.
+                bind = own.name + b".%d" % next(self._numbers) if own.is_pathname else "auto"
+            connection = exits.enter_context(connect(address, type=type, timeout=timeout, bind=bind))
+            if isinstance(bind, bytes):
+                os.chmod(bind, 0o777)  # noqa: S103 - for a server of another user; it is the directory that protects it
+            connection.settimeout(timeout)
+            yield connection
+
+    @contextmanager
+    def obstacle(self, kind: Obstacle | str, path: AddressLike | None = None) -> Iterator[PlacedObstacle]:
+        """Something in the way at ``path`` or at a fresh one: see :func:`udslab.obstacles.obstacle`."""
+        with ExitStack() as exits:
+            if path is None:
+                path = exits.enter_context(self.path(backend=Backend.THREAD))
+            yield PlacedObstacle(Obstacle(kind), exits.enter_context(obstacle(kind, path)))
+
+
+def _umask() -> int:
+    """This process's, read without setting it (proc_pid_status(5), Linux 4.7)."""
+    with open("/proc/self/status", "rb") as file:
+        for line in file:
+            if line.startswith(b"Umask:"):
+                return int(line.split()[1], 8)
+    return 0o022
+
+
+class RunningServer:
+    """A server that the lab has started. :meth:`Lab.server` makes and ends it."""
+
+    def __init__(self, backend: Backend, address: Address, type: SocketType, start: Callable[[], Run]) -> None:
+        self.backend = backend
+        self.address = address
+        self.type = type
+        self._start = start
+        self._before: list[Recorded] = []
+        self._log = ""
+        self._run = start()
+        self._runs = True
+        self.killed = False
+        """Whether :meth:`kill` was called, and so its socket file may be stale."""
+
+    @property
+    def path(self) -> str:
+        """The address as it is given to programs; an abstract one as ``@name``."""
+        return os.fsdecode(self.address.name) if self.address.is_pathname else str(self.address)
+
+    @property
+    def pid(self) -> int:
+        """Of the process that serves: this one's in a thread; in a container its number there."""
+        return self._run.pid
+
+    @property
+    def connections(self) -> list[Recorded]:
+        """Whom it has served, in the order in which they came, and what each has sent: also what it has not been
+        answered yet, and also of runs before a restart. For datagrams each is one."""
+        now = self._run.record() if self._runs else []
+        return self._before + now
+
+    @property
+    def received(self) -> bytes:
+        """All that it has received, connection after connection; at most 1 MiB a run."""
+        return b"".join(connection.received for connection in self.connections)
+
+    @property
+    def failures(self) -> list[BaseException]:
+        """What its handler has raised since it was started."""
+        return self._run.failures
+
+    def log(self) -> str:
+        """What it has written, and what its handler has raised."""
+        return self._log + (self._run.log() if self._runs else "")
+
+    def status(self) -> Status:
+        """What is at its address, seen from here."""
+        return status(self.address)
+
+    def stop(self) -> None:
+        """End it as SIGTERM does: its socket file goes, too. One that has ended: does nothing."""
+        self._run.stop()
+
+    def kill(self) -> None:
+        """SIGKILL: what it had bound is stale. Raises :class:`~udslab.errors.Unsupported` for a thread."""
+        self._run.kill()
+        self.killed = True
+
+    def pause(self) -> None:
+        """SIGSTOP: it listens, and answers nobody. Raises :class:`~udslab.errors.Unsupported` for a thread."""
+        self._run.pause()
+
+    def resume(self) -> None:
+        """SIGCONT."""
+        self._run.resume()
+
+    def restart(self) -> None:
+        """End it, if it has not ended, and start it anew at the same address with the same options."""
+        self._run.stop()
+        self._before, self._log = self.connections, self.log()
+        self._close()
+        self._run = self._start()
+        self._runs = True
+
+    def _close(self) -> None:
+        if self._runs:
+            self._runs = False
+            self._run.close()
+
+    def __repr__(self) -> str:
+        return f"<{self.type} server on {self.address} in a {self.backend}, pid {self.pid}>"

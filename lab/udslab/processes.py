@@ -1,0 +1,134 @@
+"""Other people's servers: a command that is started outside this process, waited for until it serves, and ended."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Callable, Sequence
+from typing import Union
+
+from udslab.ready import Condition, Readiness
+from udslab.remote import SupervisedProcess
+from udslab.state import State, Status, status
+
+__all__ = ["Command", "RunningProcess", "words"]
+
+Command = Union[str, Sequence[Union[str, "os.PathLike[str]"]]]
+_GRACE = 5.0
+
+
+def words(command: Command, path: str) -> list[str]:
+    """The words of a command, with ``path`` for ``{socket}`` wherever that stands in them. A command of one text is
+    taken apart as a shell would (:func:`shlex.split`), before that."""
+    split = shlex.split(command) if isinstance(command, str) else [os.fspath(word) for word in command]
+    return [word.replace("{socket}", path) for word in split]
+
+
+class RunningProcess:
+    """Somebody's server that the lab has started. :meth:`udslab.lab.Lab.process` makes and ends it."""
+
+    def __init__(
+        self,
+        command: list[str],
+        path: str,
+        ready: Condition | Sequence[Condition],
+        timeout: float,
+        start: Callable[[Readiness], SupervisedProcess],
+    ) -> None:
+        self.command = command
+        self.path = path
+        self._ready = ready if isinstance(ready, Sequence) else (ready,)
+        self._timeout = timeout
+        self._start = start
+        self._log = ""
+        self.killed = False
+        """Whether it was killed, by :meth:`kill` or because it did not end, and so its socket file may be stale."""
+        self.left: list[str] = []
+        """What it left at its end, in words."""
+        self._begin()
+
+    def _begin(self) -> None:
+        with Readiness(self.path, self._ready, directory=os.path.dirname(self.path)) as readiness:
+            process = self._start(readiness)
+            try:
+                readiness.wait(process, self._timeout)
+            except BaseException:
+                process.__exit__()
+                raise
+        self._process = process
+        self._runs = True
+
+    @property
+    def pid(self) -> int:
+        """Of the process that was started first."""
+        return self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        """That one's exit status, the negative of the signal that ended it; None while it runs."""
+        return self._process.returncode
+
+    def log(self) -> str:
+        """What it has written: the last 256 KiB of each run."""
+        return self._log + (self._process.output() if self._runs else "")
+
+    def status(self) -> Status:
+        """What is at its path."""
+        return status(self.path)
+
+    def tree(self) -> list[int]:
+        """The pids of all its processes that live."""
+        return [found["pid"] for found in self._process.tree()] if self._process.gone() is None else []
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait until it has exited; its exit status. Raises :class:`~udslab.errors.TimedOut`."""
+        return self._process.wait(timeout)
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal to the first process, unless it has exited."""
+        self._process.send_signal(number)
+
+    def stop(self, grace: float = _GRACE) -> int:
+        """SIGTERM; SIGKILL to all that lives ``grace`` seconds later, and to what it leaves; its exit status. What had
+        to be killed, and a socket file that is still there, stands in ``left``."""
+        code = self._process.end(grace)
+        for found in self._process.killed:
+            self.left.append(f"process {found['pid']} ({shlex.join(found['command'])}), which had to be killed")
+            self.killed = True
+        there = self.status()
+        if there.state not in (State.ABSENT, State.UNREACHABLE) and not self.killed:
+            self.left.append(f"socket file {self.path} ({there.describe()})")
+        return code
+
+    def kill(self) -> int:
+        """SIGKILL to all its processes; its exit status."""
+        self.killed = True
+        return self._process.kill()
+
+    def pause(self) -> None:
+        """SIGSTOP to the first process: it listens, and answers nobody."""
+        self._process.freeze()
+
+    def resume(self) -> None:
+        """SIGCONT."""
+        self._process.thaw()
+
+    def restart(self) -> None:
+        """Stop it, if it lives, and start it anew; it serves when this returns."""
+        if self._process.gone() is None:
+            self.stop()
+        self._log = self.log()
+        self._runs = False
+        self._process.__exit__()
+        self._begin()
+
+    def close(self) -> None:
+        """Stop it, if it lives, and forget it."""
+        if self._runs:
+            self._runs = False
+            if self._process.gone() is None:
+                self.stop()
+            self._process.__exit__()
+
+    def __repr__(self) -> str:
+        return f"<process {self.pid}: {shlex.join(self.command)}>"

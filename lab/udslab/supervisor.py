@@ -1,0 +1,373 @@
+"""Starts a command and follows it through its forks: nothing that it leaves behind escapes.
+
+It runs in a child that an agent (:mod:`udslab.agent`) has forked, and talks with it over their channel, in the words of
+:mod:`udslab.wire`. What was asked for has started: ``{"result": {"main": pid}}``, the pid of the *main* process. Then
+it tells, each once and in this order::
+
+    {"event": "exited", "code": code, "left": [pid, …]}     the main process has exited; these live on
+    {"event": "gone"}                                       so has all that it has left
+    {"event": "ended", "code": code, "killed": [{"pid": pid, "command": [word, …]}, …]}     what it was told to end has
+                                                            ended, and these had to be killed for it
+
+``code`` is the exit status, or the negative of the signal. It takes these requests; the first two are answered::
+
+    {"id": id, "op": "signal", "signal": number}    to the main process: whether it lives. After SIGSTOP it is stopped
+    {"id": id, "op": "tree"}                        all that lives below: [{"pid": pid, "command": [word, …]}, …]
+    {"op": "end", "grace": seconds}                 SIGTERM to the main process, or if that has exited to the topmost of
+                                                    those that it has left. Once they have exited, or after the grace,
+                                                    SIGKILL to all that is left
+    {"op": "kill"}                                  SIGKILL to all at once
+
+After ``ended`` it exits, with status 0. At the end of the channel, which is the agent's, it kills everything and exits.
+
+Whoever daemonises (forks twice, makes a session of its own) becomes a child of the supervisor, which is a subreaper
+(prctl(2)). If the supervisor itself is killed, all that is below it goes to the next subreaper above, so that the agent
+should be one, too.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import signal
+import socket
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+
+from udslab import libc
+from udslab.deadline import Deadline
+from udslab.errors import Stage, failure
+from udslab.listener import Listener, bind, listen
+from udslab.socketfile import BoundSocket
+from udslab.socktype import SocketType, open_pair
+from udslab.spawn import reset_signals
+from udslab.wire import Lines, Message, decode_address, encode_error, line
+
+__all__ = ["children_of", "rehearse", "supervise"]
+
+_CHUNK = 1 << 16
+_LISTEN_FD = 3
+"""SD_LISTEN_FDS_START: where what was listened on beforehand is handed over (sd_listen_fds(3))."""
+
+
+def supervise(channel: socket.socket, message: Message) -> int:
+    """Start ``message["command"]``, follow it until it has ended, and give back the exit status of this process.
+
+    ``message`` may have ``env`` and ``cwd``; and ``listen``, an address at which it is listened on beforehand, with
+    ``options`` as of :func:`udslab.listener.listen` or, for ``type`` dgram, :func:`udslab.listener.bind`: the command
+    finds it as a service manager would hand it over (LISTEN_FDS). Its file is removed when all has ended.
+
+    Raises :class:`~udslab.errors.UdsError` if it cannot be started.
+    """
+    libc.adopt_orphans()
+    libc.outlive_parent()  # or what is below would outlive both; the end of the channel tells as well
+    wakened, waker = open_pair(SocketType.STREAM)
+    with wakened, waker:
+        signal.signal(signal.SIGCHLD, lambda *_: None)  # it only wakes the loop
+        signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
+        listener = _listen(message)
+        try:
+            main = _start(message, listener)
+            supervisor = _Supervisor(channel, wakened, main)
+            try:
+                supervisor.run()
+            finally:
+                supervisor.kill()
+        finally:
+            if listener is not None:
+                listener.close()
+            signal.set_wakeup_fd(-1)
+    return 0
+
+
+def rehearse() -> None:
+    """Start nothing, and follow it: what a forked child touches for the first time the kernel must copy, and it is
+    better done while nobody waits."""
+    ours, theirs = open_pair(SocketType.STREAM)
+    with ours:
+        with theirs, suppress(OSError):
+            _start({"command": [os.sep]}, None)  # a directory
+        nothing = _Supervisor(ours, ours, 0)
+        nothing.alone = True
+        nothing.run()
+
+
+def _listen(message: Message) -> Listener | BoundSocket | None:
+    if message.get("listen") is None:
+        return None
+    options = message.get("options", {})
+    make = bind if options.get("type") == SocketType.DGRAM else listen
+    return make(decode_address(message["listen"]), **options)
+
+
+# Starting it
+
+
+def _start(message: Message, listener: Listener | BoundSocket | None) -> int:
+    """The pid of the command: in a session of its own, with all signals at their defaults and let through."""
+    command: list[str] = message["command"]
+    env: Mapping[str, str] = os.environ if message.get("env") is None else message["env"]
+    try:
+        if message.get("cwd") is not None:
+            os.chdir(message["cwd"])
+        if listener is not None:
+            return _fork(command, {**env, "LISTEN_FDS": "1"}, listener.fileno())
+        return _spawn(command, env)
+    except OSError as error:
+        raise failure(Stage.AGENT, error, command[0], "is it installed there?") from error
+
+
+def _spawn(command: list[str], env: Mapping[str, str]) -> int:
+    if env is not os.environ:
+        os.environ["PATH"] = env.get("PATH", os.defpath)  # posix_spawn looks in ours, not in the command's
+    try:
+        return os.posix_spawnp(  # several times as fast as fork: no page table is copied
+            command[0],
+            command,
+            env,
+            setsid=True,
+            setsigmask=[],
+            setsigdef=signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP},
+        )
+    except NotImplementedError:  # a Python that was built for an old C library has no setsid there
+        return _fork(command, env)
+
+
+def _fork(command: list[str], env: Mapping[str, str], listener: int | None = None) -> int:
+    """What posix_spawn cannot do: LISTEN_PID is the command's own pid. No shell is needed for it, whose words would be
+    in the command's environment, and whose exit status would stand for the errno."""
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        number = errno.EINVAL
+        try:
+            os.setsid()
+            signal.set_wakeup_fd(-1)
+            reset_signals()
+            if listener is not None:
+                env = {**env, "LISTEN_PID": str(os.getpid())}
+                # The pipe may be there; it must not be where it is written over, and is closed by exec wherever it is.
+                write = _above(write, _LISTEN_FD)
+                os.dup2(_above(listener, _LISTEN_FD), _LISTEN_FD)
+            os.execvpe(command[0], command, env)  # noqa: S606 - no shell is wanted
+        except OSError as error:
+            number = error.errno or number
+        finally:
+            os.write(write, b"%d" % number)
+            os._exit(1)
+    os.close(write)
+    with open(read, "rb") as file:
+        said = file.read()
+    if said:
+        os.waitpid(pid, 0)
+        raise OSError(int(said), os.strerror(int(said)))
+    return pid
+
+
+def _above(fd: int, limit: int) -> int:
+    """The same file by a descriptor above ``limit``."""
+    while fd <= limit:
+        fd = os.dup(fd)
+    return fd
+
+
+# Following it
+
+
+class _Supervisor:
+    def __init__(self, channel: socket.socket, wakened: socket.socket, main: int) -> None:
+        self._channel = channel
+        self._wakened = wakened
+        self._main = main
+        self._lines = Lines()
+        self._code: int | None = None
+        """The main process's exit status, when it has exited."""
+        self.alone = False
+        """Whether nothing is below us any more."""
+        self._leaving: set[int] | None = None
+        """Those of our children that were told to end and have not yet; None: none were."""
+        self._grace = Deadline(None)
+        self._killed: dict[int, list[str]] = {}
+
+    def run(self) -> None:
+        self._say({"result": {"main": self._main}})
+        poll = select.poll()
+        poll.register(self._channel, select.POLLIN)
+        poll.register(self._wakened, select.POLLIN)
+        while self._leaving is None or not self.alone:
+            left = self._grace.left()
+            ready = dict(poll.poll(None if left is None else left * 1000))
+            if self._wakened.fileno() in ready:
+                self._wakened.recv(_CHUNK)
+                self._reap()
+            if self._channel.fileno() in ready:
+                self._hear()
+            if self._leaving is not None and (not self._leaving or self._grace.passed):
+                self.kill()
+        self._say({"event": "ended", "code": self._code, "killed": _told(self._killed.items())})
+
+    def _say(self, message: Message) -> None:
+        with suppress(OSError):  # the agent has gone, which is read, too
+            self._channel.sendall(line(message))
+
+    def _hear(self) -> None:
+        try:
+            data = self._channel.recv(_CHUNK)
+        except ConnectionResetError:
+            data = b""
+        if not data:
+            self._leaving = set()
+        for message in self._lines.feed(data):
+            try:
+                answer = {"result": _OPERATIONS[message["op"]](self, message)}
+            except Exception as error:  # noqa: BLE001 - it is told to whoever asked
+                answer = {"error": encode_error(error)}
+            if "id" in message:
+                self._say({"id": message["id"], **answer})
+
+    # Requests
+
+    def _signal(self, message: Message) -> bool:
+        if self._code is not None:
+            return False
+        os.kill(self._main, message["signal"])
+        if message["signal"] == signal.SIGSTOP:  # a request that comes next finds it stopped
+            os.waitid(os.P_PID, self._main, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+        return True
+
+    def _tree(self, message: Message) -> list[Message]:
+        return _told(_living())
+
+    def _end(self, message: Message) -> None:
+        """Once is enough: another one changes the grace alone."""
+        self._grace = Deadline(message["grace"])
+        if self._leaving is None:
+            self._leaving = {self._main} if self._code is None else set(children_of(os.getpid()))
+            for pid in self._leaving:
+                _send(pid, signal.SIGTERM)
+                _send(pid, signal.SIGCONT)  # a stopped one could not end
+
+    def _end_at_once(self, message: Message) -> None:
+        self._leaving = set()
+
+    # What is below
+
+    def _reap(self) -> None:
+        """Fetch all of our children that have ended, adopted ones too, and tell of it."""
+        if self.alone:
+            return
+        running = self._code is None
+        try:
+            while True:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+                if not pid:
+                    break
+                if self._leaving is not None:
+                    self._leaving.discard(pid)
+                if self._code is None and pid == self._main:
+                    self._code = os.waitstatus_to_exitcode(status)
+        except ChildProcessError:
+            self.alone = True
+        if running and self._code is not None:
+            left = [] if self.alone else [pid for pid, _ in _living()]
+            self._say({"event": "exited", "code": self._code, "left": left})
+        if self.alone:
+            self._say({"event": "gone"})
+
+    def kill(self) -> None:
+        """SIGKILL to all below us, until nothing is: a look can miss what is forked, or adopted, meanwhile."""
+        self._reap()
+        while not self.alone:
+            # Children before their parents: those that a parent leaves stopped in a group the kernel would continue.
+            for pid in reversed(_stop_all()):
+                command = _command(pid)
+                if command is not None:
+                    self._killed[pid] = command
+                _send(pid, signal.SIGKILL)
+            os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)
+            self._reap()
+
+
+def _told(processes: Iterable[tuple[int, list[str]]]) -> list[Message]:
+    return [{"pid": pid, "command": command} for pid, command in processes]
+
+
+_OPERATIONS: dict[str, Callable[[_Supervisor, Message], object]] = {
+    "signal": _Supervisor._signal,
+    "tree": _Supervisor._tree,
+    "end": _Supervisor._end,
+    "kill": _Supervisor._end_at_once,
+}
+
+
+def _send(pid: int, number: int) -> None:
+    with suppress(ProcessLookupError, PermissionError):  # it has become another user
+        os.kill(pid, number)
+
+
+def _stop_all() -> list[int]:
+    """SIGSTOP to all below us until there is nothing new; parents before children.
+
+    What is stopped does not see the others die, does not fork, and fetches no children, so that their numbers stay
+    their own."""
+    stopped: dict[int, None] = {}
+    before = -1
+    while before < len(stopped):
+        before = len(stopped)
+        for pid in _below():
+            if pid not in stopped:
+                stopped[pid] = None
+                _send(pid, signal.SIGSTOP)
+    return list(stopped)
+
+
+def _living() -> list[tuple[int, list[str]]]:
+    """All below us that has not ended: pid and command line."""
+    found = ((pid, _command(pid)) for pid in _below())
+    return [(pid, command) for pid, command in found if command is not None]
+
+
+def _below() -> Iterator[int]:
+    """All below us; the children of each are looked for when it has been dealt with."""
+    rest = children_of(os.getpid())
+    while rest:
+        pid = rest.pop()
+        yield pid
+        rest += children_of(pid)
+
+
+def children_of(pid: int) -> list[int]:
+    """The children of a process, of all its threads; none if it has ended."""
+    if not _HAS_CHILDREN:
+        return [
+            int(entry) for entry in os.listdir("/proc") if entry.isdigit() and _stat(int(entry))[1:2] == [b"%d" % pid]
+        ]
+    found: list[int] = []
+    with suppress(OSError):  # it, or a thread of it, has ended
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            found += map(int, _read(f"/proc/{pid}/task/{thread}/children").split())
+    return found
+
+
+_HAS_CHILDREN = os.path.exists(f"/proc/self/task/{os.getpid()}/children")
+"""A kernel may be built without (CONFIG_PROC_CHILDREN)."""
+
+
+def _command(pid: int) -> list[str] | None:
+    """Its command line, or its name if that is empty; None if it has ended."""
+    state = _stat(pid)[:1]
+    words = _read(f"/proc/{pid}/cmdline").rstrip(b"\0") or _read(f"/proc/{pid}/comm").strip()
+    return None if state in ([], [b"Z"], [b"X"]) else os.fsdecode(words).split("\0")
+
+
+def _stat(pid: int) -> list[bytes]:
+    """From its state on, the fields of proc_pid_stat(5): state, parent, …; none if it has gone."""
+    return _read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
+
+
+def _read(path: str) -> bytes:
+    """What is there; nothing if it has gone."""
+    with suppress(OSError), open(path, "rb", 0) as file:
+        return file.read()
+    return b""

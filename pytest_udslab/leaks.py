@@ -1,0 +1,293 @@
+"""The leak check: what a test leaves behind is an error at its teardown.
+
+Two things are told: what our fixtures find of theirs (they append lines to :data:`left_behind`), and the Unix sockets
+that this process holds after the teardown and did not hold before the set-up, as a set of inodes.
+
+A socket counts as the fixture's, not as the test's, if it comes during the set-up of a fixture of a higher scope than a
+function's. What libraries keep for the life of the process is no leak either: see ``_WELL_KNOWN``, ``_HOLDERS`` and
+``_of_multiprocessing``. Each leak is told once.
+
+Not seen are a second descriptor of a socket that was there before, what a fixture of a higher scope does not close, and
+what the gate of :class:`udslab.descriptors.Watch` does not see.
+"""
+
+from __future__ import annotations
+
+import _socket
+import fnmatch
+import gc
+import glob
+import os
+import re
+import sys
+import time
+import traceback
+from collections.abc import Collection, Generator, Iterable, Iterator
+from contextlib import contextmanager
+from types import FunctionType, ModuleType
+from typing import Any, cast
+from urllib.parse import unquote
+
+import pytest
+
+from udslab.address import Address
+from udslab.deadline import Deadline
+from udslab.descriptors import OwnSocket, Watch, available, inode_of, own_sockets
+
+__all__ = ["LeakCheck", "UdsLeakWarning", "add_options", "header", "left_behind", "mode_of"]
+
+left_behind = pytest.StashKey[list[str]]()
+"""In the stash of a fixture's ``request.node``: one line for each thing of the fixture's that was left behind."""
+
+_MODES = {
+    "default": "an error, for tests that use a fixture of udslab",
+    "all": "an error, for every test",
+    "warn": "a warning, for tests that use a fixture of udslab or carry the marker",
+    "off": "nothing is checked",
+}
+_HELP = "what a test leaves behind (Unix sockets, and what fixtures of udslab made) is: "
+_HELP += "; ".join(f"{mode}: {meaning}" for mode, meaning in _MODES.items())
+
+_GRACE = 0.25
+"""Seconds in which a server's thread may close its side of a connection that the test has closed."""
+
+_sleep = time.sleep  # tests replace it
+
+_WELL_KNOWN = (
+    "/run/dbus/*",
+    "/var/run/dbus/*",
+    "/run/user/*/bus",
+    "/run/user/*/at-spi/*",
+    "/run/user/*/wayland-*",
+    "/tmp/.X11-unix/*",  # noqa: S108 - as X11 has it
+    "@/tmp/.X11-unix/*",
+    "/tmp/.ICE-unix/*",  # noqa: S108
+    "@/tmp/.ICE-unix/*",
+    "/dev/log",
+    "/run/systemd/*",
+    "/run/nscd/*",
+    "/var/run/nscd/*",
+    "/var/lib/sss/pipes/*",
+)
+"""What libraries, libc among them, connect to once and for all."""
+
+_HOLDERS = (
+    ("asyncio", "AbstractEventLoop"),
+    ("logging", "Handler"),
+    ("trio._core._wakeup_socketpair", "WakeupSocketpair"),
+)
+"""Classes, if they are imported, whose objects have sockets as attributes that are no leak."""
+
+
+class UdsLeakWarning(pytest.PytestWarning):
+    """What a test has left behind, where ``uds_leaks`` is ``warn``."""
+
+
+def add_options(parser: pytest.Parser) -> None:
+    """``--uds-leaks``, and ``uds_leaks`` and ``uds_leaks_ignore`` in the ini file."""
+    group = parser.getgroup("udslab", "Unix domain sockets")
+    group.addoption("--uds-leaks", choices=list(_MODES), help=_HELP)
+    parser.addini("uds_leaks", _HELP, default="default")
+    parser.addini(
+        "uds_leaks_ignore", "globs, a line each: sockets bound or connected to such a path are no leaks", "linelist"
+    )
+
+
+def mode_of(item: pytest.Item) -> str:
+    """``default``, ``all``, ``warn`` or ``off``: as the marker says, otherwise the option, otherwise the ini file.
+
+    Raises :class:`pytest.UsageError` for any other word.
+    """
+    marker = item.get_closest_marker("uds_leaks")
+    if marker is None:
+        return _mode_of(item.config)
+    if len(marker.args) != 1 or marker.kwargs:
+        raise pytest.UsageError(f"{item.nodeid}: uds_leaks takes one word: {', '.join(_MODES)}")
+    return _checked(marker.args[0], item.nodeid)
+
+
+def _mode_of(config: pytest.Config) -> str:
+    return config.getoption("uds_leaks") or _checked(config.getini("uds_leaks"), "the ini file")
+
+
+def _checked(word: object, where: str) -> str:
+    if not isinstance(word, str) or word not in _MODES:
+        raise pytest.UsageError(f"{where}: uds_leaks is one of {', '.join(_MODES)}, not {word!r}")
+    return word
+
+
+def header(config: pytest.Config) -> str | None:
+    """A line for the report's header where sockets cannot be checked."""
+    if available() or _mode_of(config) == "off":
+        return None
+    return "udslab: sockets are not checked for leaks: there is no /proc/self/fd here"
+
+
+class LeakCheck:
+    """The hooks. One for a process: each worker of pytest-xdist has its own."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        _mode_of(config)
+        config.addinivalue_line("markers", f"uds_leaks(mode): {_HELP}")
+        self._ignored: list[str] = config.getini("uds_leaks_ignore")
+        self._available = available()
+        self._watch = Watch()
+        self._active = False
+        self._base: Collection[int] = ()
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        """Refuse a wrong marker before anything is run."""
+        for item in items:
+            mode_of(item)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        """Take the base line."""
+        self._active = self._available and _concerns(item)
+        if self._active:
+            self._base = self._watch.look()
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_fixture_setup(self, fixturedef: pytest.FixtureDef[Any]) -> Generator[None, object, object]:
+        """What comes with a fixture of a higher scope belongs to the base line."""
+        if fixturedef.scope == "function":
+            return (yield)
+        with self.granted():
+            return (yield)
+
+    @contextmanager
+    def granted(self) -> Iterator[None]:
+        """What is opened within the block belongs to the base line."""
+        if not self._active:
+            yield
+            return
+        before = self._watch.look()
+        try:
+            yield
+        finally:
+            after = self._watch.look()
+            if after is not before:
+                self._base = {*self._base, *(after.keys() - before.keys())}
+
+    def pytest_fixture_post_finalizer(self, fixturedef: pytest.FixtureDef[Any]) -> None:
+        """What goes with a fixture of a higher scope could hide what the test leaves."""
+        if fixturedef.scope != "function":
+            self._watch.forget()
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, object, object]:
+        """Tell what is left when everything has been torn down; behind the teardown's own error, if there is one."""
+        desktop = _desktop()  # before the test's environment is undone
+        try:
+            result = yield
+        except BaseException as error:
+            if text := self._told(item, desktop):
+                # As add_note does it, for Python 3.10, too.
+                vars(error).setdefault("__notes__", []).append(text)
+            raise
+        if text := self._told(item, desktop):
+            if mode_of(item) != "warn":
+                pytest.fail(text, pytrace=False)
+            item.warn(UdsLeakWarning(text))
+        return result
+
+    def _told(self, item: pytest.Item, desktop: tuple[str, ...]) -> str:
+        if mode_of(item) == "off":
+            return ""
+        lines: list[str] = []
+        for node in item.listchain():
+            found = node.stash.get(left_behind, [])
+            lines += found
+            found.clear()
+        if self._active:
+            lines += self._sockets(desktop)
+        return "\n  ".join([f"{item.nodeid} left behind:", *lines]) if lines else ""
+
+    def _sockets(self, desktop: tuple[str, ...]) -> list[str]:
+        """The sockets that are new and nobody's, a line each."""
+        try:
+            if self._watch.look(further=True) is self._base or not self._new(desktop):
+                return []
+            gc.collect()
+            kept = set(_inodes_of(_owners()))
+            deadline = Deadline(_GRACE)
+            while True:
+                found = [sock for sock in self._new(desktop) if sock.inode not in kept]
+                if not found or deadline.passed:
+                    return [sock.describe() for sock in found]
+                _sleep(0.005)
+        except OSError as error:
+            return [f"descriptors that cannot be looked at: {error}"]  # EMFILE
+
+    def _new(self, desktop: tuple[str, ...]) -> list[OwnSocket]:
+        ours = (*self._ignored, *_of_multiprocessing())
+        peers = (*ours, *_WELL_KNOWN, *desktop)
+        new = {inode: fd for inode, fd in self._watch.look().items() if inode not in self._base}
+        return [
+            sock
+            for sock in own_sockets(new).values()
+            if not _matches(sock.local, ours) and not (sock.peer and _matches(sock.peer, peers))
+        ]
+
+
+def _concerns(item: pytest.Item) -> bool:
+    mode = mode_of(item)
+    if mode == "warn" and item.get_closest_marker("uds_leaks"):
+        return True
+    if mode in ("default", "warn"):
+        return any(name.startswith(("uds", "make_uds")) for name in getattr(item, "fixturenames", ()))
+    return mode == "all"
+
+
+def _matches(address: Address, patterns: Iterable[str]) -> bool:
+    return any(fnmatch.fnmatchcase(str(address), pattern) for pattern in patterns)
+
+
+def _desktop() -> tuple[str, ...]:
+    """Where this environment has its session bus and its Wayland display."""
+    patterns = []
+    if bus := os.environ.get("DBUS_SESSION_BUS_ADDRESS"):
+        for kind, name in re.findall(r"unix:(?:[^;]*,)?(path|abstract)=([^,;]*)", bus):
+            patterns.append(glob.escape("@" * (kind == "abstract") + unquote(name)))
+    if runtime := os.environ.get("XDG_RUNTIME_DIR"):
+        patterns.append(f"{glob.escape(runtime)}/wayland-*")
+    return tuple(patterns)
+
+
+def _of_multiprocessing() -> Iterator[str]:
+    """The managers that this process has asked, and its own thread that hands out descriptors."""
+    if managers := sys.modules.get("multiprocessing.managers"):
+        asked = managers.BaseProxy._address_to_local
+        yield from (glob.escape(str(Address.from_sockaddr(address))) for address in asked if isinstance(address, str))
+    if sharer := sys.modules.get("multiprocessing.resource_sharer"):
+        address = sharer._resource_sharer._address
+        if address is not None:
+            yield glob.escape(str(Address.from_sockaddr(address)))
+
+
+def _owners() -> Iterator[object]:
+    """The objects whose sockets are no leak: what libraries keep, and what the tracebacks of failures keep alive."""
+    classes = tuple(getattr(sys.modules[module], name) for module, name in _HOLDERS if module in sys.modules)
+    yield from (thing for thing in gc.get_objects() if issubclass(type(thing), classes))
+    errors: list[BaseException | None] = [getattr(sys, "last_value", None), sys.exc_info()[1]]
+    seen = set()
+    while errors:
+        error = errors.pop()
+        if error is None or id(error) in seen:
+            continue
+        seen.add(id(error))
+        errors += [error.__cause__, error.__context__, *getattr(error, "exceptions", ())]
+        for frame, _ in traceback.walk_tb(error.__traceback__):
+            for value in frame.f_locals.values():
+                if not isinstance(value, (FunctionType, ModuleType, type)):  # through which all can be reached
+                    yield value
+
+
+def _inodes_of(owners: Iterable[object]) -> Iterator[int]:
+    """The sockets among these objects and their attributes."""
+    things = list(owners)
+    things += gc.get_referents(*things)
+    things += gc.get_referents(*(thing for thing in things if type(thing) is dict))
+    for thing in things:
+        if issubclass(type(thing), _socket.socket) and (inode := inode_of(cast("_socket.socket", thing))):
+            yield inode

@@ -1,0 +1,121 @@
+"""The run's options: from the command line, otherwise from the ini file, otherwise a default."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+import pytest
+
+from udslab.backends import Backend, Need, why_not
+from udslab.lab import Options
+
+__all__ = ["Settings", "add_options", "backend_of", "check_needs", "lacking", "service_of"]
+
+_BACKENDS = [backend.value for backend in Backend]
+_MARKER = """uds(needs={"kill", …}, backend="process", service="echo"): what a test needs of its server's backend \
+(handler, abstract, kill, pause), which backend it wants, and what uds_server serves"""
+
+
+def add_options(parser: pytest.Parser) -> None:
+    """``--uds-…``, and ``uds_…`` in the ini file."""
+    group = parser.getgroup("udslab", "Unix domain sockets")
+    backend = "where servers run in tests that do not say: a thread, a process or a container (default: the first of "
+    backend += "these that has what the test needs)"
+    group.addoption("--uds-backend", choices=_BACKENDS, help=backend)
+    parser.addini("uds_backend", backend)
+    require = "fail instead of skipping a test where this backend cannot be had, or cannot do what the test needs"
+    group.addoption("--uds-require", action="append", choices=_BACKENDS, default=[], help=require)
+    parser.addini("uds_require", require, "args")
+    for name, metavar, help in (
+        ("distro", "NAME", f"containers are of the lab's base image of this distribution (default: {Options.distro})"),
+        ("image", "IMAGE", "containers are of this image, which needs Python 3.9 or newer and nothing else"),
+        ("engine", "NAME", "the container engine: a Docker context or a URL (default: as the docker command)"),
+    ):
+        group.addoption(f"--uds-{name}", metavar=metavar, help=help)
+        parser.addini(f"uds_{name}", help)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the command line and the ini file say."""
+
+    backend: Backend | None
+    """None: nothing."""
+    require: frozenset[Backend]
+    lab: Options = field(default_factory=Options)
+
+    @classmethod
+    def of(cls, config: pytest.Config) -> Settings:
+        """Raises :class:`pytest.UsageError` for a word that is none."""
+
+        def given(name: str) -> Any:
+            return config.getoption(f"uds_{name}") or config.getini(f"uds_{name}") or None
+
+        backend = _word(Backend, given("backend"), "uds_backend") if given("backend") else None
+        require = frozenset(_word(Backend, word, "uds_require") for word in given("require") or ())
+        lab = Options(backend or Backend.THREAD, given("image"), given("distro") or Options.distro, given("engine"))
+        return cls(backend, require, lab)
+
+
+def register_marker(config: pytest.Config) -> None:
+    """``@pytest.mark.uds``."""
+    config.addinivalue_line("markers", _MARKER)
+
+
+def _word(words: Any, word: object, where: str) -> Any:
+    try:
+        return words(word)
+    except ValueError:
+        raise pytest.UsageError(f"{where} is one of {', '.join(map(str, words))}, not {word!r}") from None
+
+
+def _said(node: pytest.Item, name: str) -> Any:
+    """What the nearest marker that says anything about ``name`` says."""
+    for marker in node.iter_markers("uds"):
+        unknown = set(marker.kwargs) - {"needs", "backend", "service"}
+        if marker.args or unknown:
+            wrong = ", ".join(sorted(unknown)) or "an argument without a name"
+            raise pytest.UsageError(f"{node.nodeid}: the marker uds takes needs, backend and service, not {wrong}")
+        if name in marker.kwargs:
+            return marker.kwargs[name]
+    return None
+
+
+def needs_of(node: pytest.Item) -> set[Need]:
+    """What a test's markers say that it needs."""
+    words = _said(node, "needs") or ()
+    where = f"{node.nodeid}: each of the marker's needs"
+    return {_word(Need, word, where) for word in ([words] if isinstance(words, str) else words)}
+
+
+def service_of(node: pytest.Item) -> Any:
+    """What ``uds_server`` serves in this test; None if it does not say."""
+    return _said(node, "service")
+
+
+def backend_of(node: pytest.Item, settings: Settings) -> Backend:
+    """The backend of a test: its marker's, otherwise the run's, otherwise the first that has what it needs."""
+    word = _said(node, "backend")
+    if word is not None:
+        return Backend(_word(Backend, word, f"{node.nodeid}: the marker's backend"))
+    if settings.backend is not None:
+        return settings.backend
+    needs = needs_of(node)
+    able = (backend for backend in Backend if not any(why_not(backend, need) for need in needs))
+    return next(able, Backend.THREAD)
+
+
+def check_needs(node: pytest.Item, backend: Backend, settings: Settings) -> None:
+    """Skip a test that needs what its backend cannot do, or fail it if the backend is required."""
+    for need in sorted(needs_of(node)):
+        why = why_not(backend, need)
+        if why is not None:
+            lacking(settings, backend, f"it needs {need}, which the backend {backend} has not: {why}")
+
+
+def lacking(settings: Settings, backend: Backend, reason: str) -> NoReturn:
+    """``backend`` cannot be had, or not what a test needs of it: skip the test, or fail it with ``--uds-require``."""
+    if backend in settings.require:
+        pytest.fail(f"--uds-require {backend}: {reason}", pytrace=False)
+    pytest.skip(reason)

@@ -1,0 +1,443 @@
+"""A command is followed through its forks, and nothing of it is left when it has been ended."""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import signal
+import socket
+import sys
+import time
+
+import pytest
+
+from udslab import NoSuchPath, UdsError
+from udslab.errors import AccessDenied, AddressInUse
+from udslab.spawn import Process
+from udslab.testing import assert_gone, assert_serving
+from udslab.wire import Lines, decode_error, encode_address, line
+
+LIMIT = 30.0
+"""Seconds after which something that should happen has not."""
+DRIVER = """
+import os, socket, sys
+from udslab.supervisor import rehearse, supervise
+from udslab.wire import Lines, encode_error, line
+channel = socket.socket(fileno=os.dup(0))
+null = os.open(os.devnull, os.O_RDONLY)
+os.dup2(null, 0)
+os.close(null)
+rehearse()  # as an agent's children do
+channel.sendall(b"{}\\n")
+message, = Lines().feed(channel.recv(1 << 16))
+try:
+    code = supervise(channel, message)
+except OSError as error:
+    channel.sendall(line({"error": encode_error(error)}))
+    code = 1
+channel.close()
+sys.exit(code)
+"""
+WAITS = "import signal\nwhile True: signal.pause()\n"
+SAYS = "print(os.getpid(), flush=True)\n"
+IGNORES_SIGTERM = "import os, signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + SAYS + WAITS
+DAEMON = """
+import os, sys
+if os.fork():
+    os.wait()
+    sys.exit(0)
+os.setsid()
+if os.fork():
+    os._exit(0)
+"""
+"""Forks twice, with a session of its own between; its main process exits when that is done."""
+
+
+def python(source, *arguments):
+    return [sys.executable, "-c", source, *map(str, arguments)]
+
+
+class Driver:
+    """What an agent is to a supervisor."""
+
+    def __init__(self, process, channel):
+        self.process = process
+        self._channel = channel
+        self._lines = Lines()
+        self._heard = []
+        channel.settimeout(LIMIT)
+        assert self.hear() == {}
+
+    def tell(self, **message):
+        self._channel.sendall(line(message))
+
+    def hear(self):
+        while not self._heard:
+            data = self._channel.recv(1 << 16)
+            if not data:
+                return None
+            self._heard += self._lines.feed(data)
+        return self._heard.pop(0)
+
+    def ask(self, **message):
+        self.tell(id=7, **message)
+        answer = self.hear()
+        assert answer.pop("id") == 7
+        if "error" in answer:
+            raise decode_error(answer["error"])
+        return answer["result"]
+
+    def start(self, *command, **message):
+        """Give it the command; the main process's pid."""
+        self.tell(op="start", command=command, **message)
+        answer = self.hear()
+        if "error" in answer:
+            raise decode_error(answer["error"])
+        return answer["result"]["main"]
+
+    def said(self, count):
+        """The numbers that the command has written, when there are so many."""
+        end = time.monotonic() + LIMIT
+        while len(numbers := self.process.output().split()) < count:
+            assert time.monotonic() < end
+            time.sleep(0.002)  # nothing tells
+        return list(map(int, numbers))
+
+    def until_below(self, *commands):
+        """What lives below when all of these do: a shell forks before it becomes what it starts."""
+        end = time.monotonic() + LIMIT
+        while True:
+            found = self.ask(op="tree")
+            if all(command in [process["command"] for process in found] for command in commands):
+                return found
+            assert time.monotonic() < end
+
+    def finish(self):
+        """What it tells until its end; it then exits with 0."""
+        told = list(iter(self.hear, None))
+        assert self.process.wait(LIMIT) == 0
+        return told
+
+    def close(self):
+        self._channel.close()
+
+
+@pytest.fixture
+def drive(environment, sockets):
+    """Starts a supervisor. At the end nothing is below it, and it has ended with nothing to complain about."""
+
+    def start(*prefix):
+        ours, theirs = socket.socketpair()
+        sockets.enter_context(ours)
+        with theirs:
+            command = [*prefix, sys.executable, "-W", "error", "-c", DRIVER]
+            process = sockets.enter_context(Process(command, env=environment, stdin=theirs.fileno()))
+        return Driver(process, ours)
+
+    return start
+
+
+@pytest.fixture
+def driver(drive):
+    return drive()
+
+
+def assert_gone_all(pids):
+    for pid in pids:
+        assert not os.path.exists(f"/proc/{pid}"), pid
+
+
+def field(pid, name):
+    with open(f"/proc/{pid}/status") as file:
+        return next(line.split()[1] for line in file if line.startswith(name + ":"))
+
+
+# Starting
+
+
+@pytest.mark.parametrize(("command", "code"), [("exit 0", 0), ("exit 3", 3), ("kill -9 $$", -9), ("kill -2 $$", -2)])
+def test_it_tells_the_exit_code(driver, command, code):
+    driver.start("sh", "-c", command)
+    assert driver.hear() == {"event": "exited", "code": code, "left": []}
+    assert driver.hear() == {"event": "gone"}
+    driver.tell(op="end", grace=LIMIT)
+    assert driver.finish() == [{"event": "ended", "code": code, "killed": []}]
+
+
+def test_the_command_finds_what_it_was_given(driver, directory):
+    source = "import os\nprint(os.environ['A'], os.getcwd(), os.getsid(0) == os.getpgrp() == os.getpid())"
+    driver.start(*python(source), env={"A": "x"}, cwd=str(directory))
+    assert driver.hear()["code"] == 0
+    assert driver.process.output() == f"x {directory} True\n"
+
+
+def test_it_is_looked_for_in_the_commands_own_path(driver, directory):
+    script = directory / "only-here"
+    script.write_text("#!/bin/sh\nexit 5\n")
+    script.chmod(0o755)
+    driver.start("only-here", env={"PATH": str(directory)})
+    assert driver.hear()["code"] == 5
+
+
+def test_it_has_all_signals_at_their_defaults_and_let_through(drive):
+    driver = drive("sh", "-c", 'trap "" INT QUIT HUP PIPE USR1; exec "$@"', "sh")
+    main = driver.start(*python("print(1, flush=True)\n" + WAITS))
+    driver.said(1)
+    ignored, blocked = (int(field(main, name), 16) for name in ("SigIgn", "SigBlk"))
+    # Python ignores two of its own accord; and posix_spawn has 32 and 33, the C library's own, ignored.
+    ours = sum(1 << number - 1 for number in signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ})
+    assert (ignored & ours, blocked) == (0, 0)
+    driver.tell(op="kill")
+
+
+def test_it_holds_no_descriptor_of_the_supervisors(driver):
+    driver.start(*python("import os\nprint(os.listdir('/proc/self/fd'))"))
+    assert driver.hear()["code"] == 0
+    assert driver.process.output() == "['0', '1', '2', '3']\n"  # the last is that of the listing
+
+
+@pytest.mark.parametrize(
+    ("name", "message", "error", "number"),
+    [
+        ("no-such-command", {}, NoSuchPath, errno.ENOENT),
+        ("/no/such/command", {}, NoSuchPath, errno.ENOENT),
+        ("/dev/null", {}, AccessDenied, errno.EACCES),
+        ("{script}", {}, UdsError, errno.ENOEXEC),
+        ("true", {"cwd": "/no/such/directory"}, NoSuchPath, errno.ENOENT),
+    ],
+)
+@pytest.mark.parametrize("activated", [False, True])
+def test_what_cannot_be_started_is_told(driver, directory, name, message, error, number, activated):
+    script = directory / "script"
+    script.write_text("echo no shebang\n")
+    script.chmod(0o755)
+    if activated:
+        message = {**message, "listen": encode_address(directory / "s")}
+    with pytest.raises(error, match=f"agent: .*{errno.errorcode[number]}.*is it installed there") as caught:
+        driver.start(name.format(script=script), **message)
+    assert caught.value.errno == number
+    assert driver.hear() is None
+    assert driver.process.wait(LIMIT) == 1
+    assert_gone(directory / "s")
+
+
+# Requests
+
+
+def test_signals_go_to_the_main_process(driver):
+    driver.start(*python("import signal\nsignal.signal(10, lambda *_: exit(4))\nprint(1, flush=True)\n" + WAITS))
+    driver.said(1)
+    assert driver.ask(op="signal", signal=signal.SIGUSR1) is True
+    assert driver.hear()["code"] == 4
+    assert driver.hear() == {"event": "gone"}
+    assert driver.ask(op="signal", signal=signal.SIGUSR1) is False
+
+
+def test_it_is_stopped_when_sigstop_is_answered(driver):
+    main = driver.start("sleep", "60")
+    for _ in range(20):
+        assert driver.ask(op="signal", signal=signal.SIGSTOP) is True
+        assert field(main, "State") == "T"
+        assert driver.ask(op="signal", signal=signal.SIGCONT) is True
+    driver.tell(op="kill")
+    assert driver.finish()[-1]["code"] == -9
+
+
+def test_what_cannot_be_done_is_told(driver):
+    driver.start("sleep", "60")
+    with pytest.raises(UdsError, match="EINVAL"):
+        driver.ask(op="signal", signal=1000)
+    with pytest.raises(UdsError, match="no-such"):
+        driver.ask(op="no-such")
+    driver.tell(op="kill")
+    driver.finish()
+
+
+def test_it_tells_all_that_lives_below(driver):
+    main = driver.start("sh", "-c", "(sleep 61 & sleep 62 & wait) & wait")
+    found = driver.until_below(["sleep", "61"], ["sleep", "62"])
+    assert len(found) == 4
+    assert main in [process["pid"] for process in found]
+    driver.tell(op="kill")
+    assert len(driver.finish()[-1]["killed"]) == 4
+    assert_gone_all(process["pid"] for process in found)
+
+
+# Ending
+
+
+def test_it_is_ended_by_sigterm(driver):
+    driver.start("sleep", "60")
+    driver.tell(op="end", grace=LIMIT)
+    assert driver.finish() == [
+        {"event": "exited", "code": -15, "left": []},
+        {"event": "gone"},
+        {"event": "ended", "code": -15, "killed": []},
+    ]
+
+
+def test_one_that_ignores_sigterm_is_killed_after_the_grace(driver):
+    command = python(IGNORES_SIGTERM)
+    main = driver.start(*command)
+    driver.said(1)
+    driver.tell(op="end", grace=0.05)
+    assert driver.finish()[-1] == {"event": "ended", "code": -9, "killed": [{"pid": main, "command": command}]}
+
+
+def test_a_stopped_one_ends_by_sigterm(driver):
+    driver.start("sleep", "60")
+    driver.ask(op="signal", signal=signal.SIGSTOP)
+    driver.tell(op="end", grace=LIMIT)
+    assert driver.finish()[-1] == {"event": "ended", "code": -15, "killed": []}
+
+
+def test_kill_does_not_wait_for_a_grace(driver):
+    driver.start(*python(IGNORES_SIGTERM))
+    driver.said(1)
+    driver.tell(op="end", grace=1000)
+    driver.tell(op="kill")
+    assert driver.finish()[-1]["code"] == -9
+
+
+# What forks
+
+
+def test_a_daemon_is_followed_and_gets_sigterm(driver):
+    source = DAEMON + "import signal\nsignal.signal(15, lambda *_: os._exit(0))\n" + SAYS + WAITS
+    driver.start(*python(source))
+    exited = driver.hear()
+    assert (exited["code"], len(exited["left"])) == (0, 1)
+    (daemon,) = driver.said(1)
+    assert exited["left"] == [daemon]
+    assert field(daemon, "PPid") == str(driver.process.pid)
+    assert driver.ask(op="signal", signal=signal.SIGTERM) is False
+    driver.tell(op="end", grace=LIMIT)
+    assert driver.finish() == [{"event": "gone"}, {"event": "ended", "code": 0, "killed": []}]
+    assert_gone_all([daemon])
+
+
+def test_the_end_of_a_daemon_is_told(driver):
+    driver.start(*python(DAEMON + SAYS + WAITS))
+    assert driver.hear()["left"] == driver.said(1)
+    os.kill(driver.said(1)[0], signal.SIGKILL)
+    assert driver.hear() == {"event": "gone"}
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["sh", "-c", "sleep 60 & echo $!"],
+        ["sh", "-c", "setsid sleep 60 & sleep 0.05; echo $!"],
+        python(DAEMON + IGNORES_SIGTERM),
+        python("import os\nif os.fork():\n    os._exit(0)\nos.setpgid(0, 0)\n" + IGNORES_SIGTERM),
+    ],
+    ids=["in the background", "setsid", "a daemon that ignores SIGTERM", "a process group of its own"],
+)
+@pytest.mark.parametrize("how", ["end", "kill", "close"])
+def test_what_the_main_process_leaves_is_ended(driver, command, how):
+    driver.start(*command)
+    left = driver.hear()["left"]
+    pids = driver.said(1)
+    assert left == pids
+    if how == "close":
+        driver.close()
+        assert driver.process.wait(LIMIT) == 0
+    else:
+        driver.tell(op=how, **({"grace": 0.05} if how == "end" else {}))
+        assert driver.finish()[-1]["code"] == 0
+    assert_gone_all(pids)
+
+
+def test_what_lives_when_the_main_process_has_ended_is_told_and_killed_at_once(driver):
+    driver.start("sh", "-c", "sleep 60 & echo $!; wait")
+    (left,) = driver.said(1)
+    driver.until_below(["sleep", "60"])
+    driver.tell(op="end", grace=1000)
+    exited, gone, ended = driver.finish()
+    assert exited == {"event": "exited", "code": -15, "left": [left]}
+    assert gone == {"event": "gone"}
+    assert ended == {"event": "ended", "code": -15, "killed": [{"pid": left, "command": ["sleep", "60"]}]}
+
+
+FORKS_CHILDREN = "import os, signal\nwhile True:\n    if not os.fork():\n        signal.pause()\n    SAYS\n"
+FORKS_SUCCESSORS = "import os\nfor number in range(100000):\n    if os.fork():\n        os._exit(0)\n    SAYS\n"
+FORKS_TREES = "import os, signal\nfor number in range(9):\n    os.fork()\nSAYS\nsignal.pause()\n"
+
+
+@pytest.mark.parametrize("source", [FORKS_CHILDREN, FORKS_SUCCESSORS, FORKS_TREES])
+@pytest.mark.parametrize("how", ["kill", "close"])
+def test_what_forks_without_end_loses(driver, source, how):
+    driver.start(*python(source.replace("SAYS", SAYS.strip())))
+    driver.said(20)
+    if how == "close":
+        driver.close()
+    else:
+        driver.tell(op="kill")
+    assert driver.process.wait(LIMIT) == 0
+    assert_gone_all(driver.said(20))
+
+
+def test_all_is_ended_though_one_is_nested_deep(driver):
+    driver.start(*python("import os, signal\nfor _ in range(60):\n    if os.fork():\n        break\n" + SAYS + WAITS))
+    pids = driver.said(60)
+    driver.tell(op="kill")
+    assert len(driver.finish()[-1]["killed"]) >= 60
+    assert_gone_all(pids)
+
+
+def test_what_is_below_goes_up_when_the_supervisor_is_killed(drive, environment):
+    """To whoever is the next subreaper, as an agent is."""
+    main = (driver := drive()).start("sleep", "60")
+    pidfd = os.pidfd_open(main)
+    try:
+        os.kill(driver.process.pid, signal.SIGKILL)
+        assert driver.process.wait(LIMIT) == -9
+        assert field(main, "PPid") != str(driver.process.pid)
+        os.kill(main, signal.SIGKILL)
+        assert select.select([pidfd], [], [], LIMIT)[0]
+    finally:
+        os.close(pidfd)
+
+
+# Handed-over sockets
+
+ACTIVATED = """
+import os, socket
+assert os.environ["LISTEN_PID"] == str(os.getpid()) and os.environ["LISTEN_FDS"] == "1"
+sock = socket.socket(fileno=3)
+print(1, flush=True)
+peer = sock.accept()[0]
+peer.sendall(peer.recv(100).upper())
+"""
+
+
+def test_a_listening_socket_is_handed_over(driver, path):
+    driver.start(*python(ACTIVATED), listen=encode_address(path))
+    assert_serving(path)  # from its start on
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(LIMIT)
+        client.connect(str(path))
+        client.sendall(b"hello")
+        assert client.recv(100) == b"HELLO"
+    assert driver.hear()["code"] == 0
+    driver.tell(op="end", grace=LIMIT)
+    driver.finish()
+    assert_gone(path)
+
+
+def test_a_datagram_socket_is_handed_over(driver, path):
+    source = "import socket\nprint(socket.socket(fileno=3).recv(100))"
+    driver.start(*python(source), listen=encode_address(path), options={"type": "dgram", "mode": 0o600})
+    assert path.stat().st_mode & 0o777 == 0o600
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as client:
+        client.sendto(b"hello", str(path))
+    assert driver.hear()["code"] == 0
+    assert driver.process.output() == "b'hello'\n"
+
+
+def test_a_path_in_use_is_told(driver, path, make_socket):
+    make_socket(path, backlog=1)
+    with pytest.raises(AddressInUse):
+        driver.start("true", listen=encode_address(path))
+    assert_serving(path)

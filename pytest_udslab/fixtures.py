@@ -9,22 +9,22 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pytest_udslab.leaks import LeakCheck, left_behind, mode_of
 from pytest_udslab.made import Made, made_for, where_called
 from pytest_udslab.options import Settings, backend_of, check_needs, lacking, service_of
-from udslab.address import AddressLike
-from udslab.backends import Backend
-from udslab.connection import Connection
 from udslab.errors import EngineError, UdsError, Unsupported
-from udslab.lab import Lab, PlacedObstacle, RunningServer
-from udslab.obstacles import Obstacle
-from udslab.processes import Command, RunningProcess
-from udslab.socktype import SocketType
-from udslab.state import status
+from udslab.needs import Backend
+
+if TYPE_CHECKING:
+    from udslab.address import AddressLike
+    from udslab.connection import Connection
+    from udslab.lab import Lab, PlacedObstacle, RunningServer
+    from udslab.obstacles import Obstacle
+    from udslab.processes import Command, RunningProcess
 
 SETTINGS = pytest.StashKey[Settings]()
 FACTORY = pytest.StashKey[pytest.TempPathFactory]()
@@ -34,6 +34,8 @@ FACTORY = pytest.StashKey[pytest.TempPathFactory]()
 def uds(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """The lab with this run's options: ``uds.path()``, ``uds.server()``, ``uds.process()``, … are context managers, for
     fixtures of your own of any scope."""
+    from udslab.lab import Lab  # not before a test asks for it: importing a plugin costs every run
+
     request.config.stash[FACTORY] = tmp_path_factory
     with Lab(request.config.stash[SETTINGS].lab) as lab:
         yield lab
@@ -48,7 +50,7 @@ def uds_backend(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def uds_type() -> str:
     """The socket type of a test: ``stream``, ``datagram`` or ``seqpacket``. Parametrise or override it."""
-    return str(SocketType.STREAM)
+    return "stream"
 
 
 @pytest.fixture
@@ -126,6 +128,8 @@ def make_uds_path(_uds_maker: _Maker) -> Iterator[Callable[..., str]]:
 
 
 def _tell_sockets(maker: _Maker, directory: str, made: Made) -> None:
+    from udslab.state import status
+
     killed = {other.thing.path for other in made_for(maker.node) if getattr(other.thing, "killed", False)}
     for entry in os.scandir(directory):
         if stat.S_ISSOCK(entry.stat(follow_symlinks=False).st_mode) and entry.path not in killed:
@@ -173,6 +177,8 @@ def make_uds_client(uds: Lab, uds_type: str) -> Iterator[Callable[..., Connectio
     with ExitStack() as exits:
 
         def make(path: AddressLike | RunningServer, **options: Any) -> Connection:
+            from udslab.lab import RunningServer
+
             if isinstance(path, RunningServer):
                 options = {"type": path.type, **options}
                 path = path.address
@@ -240,7 +246,7 @@ def make_uds_obstacle(uds: Lab) -> Iterator[Callable[..., PlacedObstacle]]:
         yield make
 
 
-@pytest.fixture(params=list(Obstacle), ids=str)
+@pytest.fixture
 def uds_obstacle(request: pytest.FixtureRequest, make_uds_obstacle: Callable[..., PlacedObstacle]) -> PlacedObstacle:
     """Each kind of obstacle in turn."""
     return make_uds_obstacle(request.param)

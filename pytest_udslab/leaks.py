@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import _socket
 import fnmatch
+import functools
 import gc
 import glob
 import os
@@ -25,14 +26,16 @@ import traceback
 from collections.abc import Collection, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from types import FunctionType, ModuleType
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import unquote
 
 import pytest
 
-from udslab.address import Address
 from udslab.deadline import Deadline
-from udslab.descriptors import OwnSocket, Watch, available, inode_of, own_sockets
+
+if TYPE_CHECKING:
+    from udslab.address import Address
+    from udslab.descriptors import OwnSocket, Watch
 
 __all__ = ["LeakCheck", "UdsLeakWarning", "add_options", "header", "left_behind", "mode_of"]
 
@@ -48,6 +51,7 @@ _MODES = {
 _HELP = "what a test leaves behind (Unix sockets, and what fixtures of udslab made) is: "
 _HELP += "; ".join(f"{mode}: {meaning}" for mode, meaning in _MODES.items())
 
+_AVAILABLE = os.path.isdir("/proc/self/fd")
 _GRACE = 0.25
 """Seconds in which a server's thread may close its side of a connection that the test has closed."""
 
@@ -118,7 +122,7 @@ def _checked(word: object, where: str) -> str:
 
 def header(config: pytest.Config) -> str | None:
     """A line for the report's header where sockets cannot be checked."""
-    if available() or _mode_of(config) == "off":
+    if _AVAILABLE or _mode_of(config) == "off":
         return None
     return "udslab: sockets are not checked for leaks: there is no /proc/self/fd here"
 
@@ -130,8 +134,6 @@ class LeakCheck:
         _mode_of(config)
         config.addinivalue_line("markers", f"uds_leaks(mode): {_HELP}")
         self._ignored: list[str] = config.getini("uds_leaks_ignore")
-        self._available = available()
-        self._watch = Watch()
         self._active = False
         self._base: Collection[int] = ()
 
@@ -143,7 +145,7 @@ class LeakCheck:
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
         """Take the base line."""
-        self._active = self._available and _concerns(item)
+        self._active = _AVAILABLE and _concerns(item)
         if self._active:
             self._base = self._watch.look()
 
@@ -171,7 +173,7 @@ class LeakCheck:
 
     def pytest_fixture_post_finalizer(self, fixturedef: pytest.FixtureDef[Any]) -> None:
         """What goes with a fixture of a higher scope could hide what the test leaves."""
-        if fixturedef.scope != "function":
+        if fixturedef.scope != "function" and "_watch" in vars(self):
             self._watch.forget()
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -219,7 +221,15 @@ class LeakCheck:
         except OSError as error:
             return [f"descriptors that cannot be looked at: {error}"]  # EMFILE
 
+    @functools.cached_property
+    def _watch(self) -> Watch:
+        from udslab.descriptors import Watch  # not before a test asks for it: importing a plugin costs every run
+
+        return Watch()
+
     def _new(self, desktop: tuple[str, ...]) -> list[OwnSocket]:
+        from udslab.descriptors import own_sockets
+
         ours = (*self._ignored, *_of_multiprocessing())
         peers = (*ours, *_WELL_KNOWN, *desktop)
         new = {inode: fd for inode, fd in self._watch.look().items() if inode not in self._base}
@@ -256,6 +266,8 @@ def _desktop() -> tuple[str, ...]:
 
 def _of_multiprocessing() -> Iterator[str]:
     """The managers that this process has asked, and its own thread that hands out descriptors."""
+    from udslab.address import Address
+
     if managers := sys.modules.get("multiprocessing.managers"):
         asked = managers.BaseProxy._address_to_local
         yield from (glob.escape(str(Address.from_sockaddr(address))) for address in asked if isinstance(address, str))
@@ -285,6 +297,8 @@ def _owners() -> Iterator[object]:
 
 def _inodes_of(owners: Iterable[object]) -> Iterator[int]:
     """The sockets among these objects and their attributes."""
+    from udslab.descriptors import inode_of
+
     things = list(owners)
     things += gc.get_referents(*things)
     things += gc.get_referents(*(thing for thing in things if type(thing) is dict))

@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 
 import udslab
-from udslab.state import status
 
 __all__ = ["Made", "made_for", "report_sections", "where_called"]
 
@@ -81,6 +80,8 @@ def report_sections(
 
 def _keep(directory: str, target: str) -> list[str]:
     """Copy the files, and say of the others what they are; a line each."""
+    from udslab.state import status  # see fixtures.uds
+
     lines = [f"a copy of its files is kept in {target}"]
     for name in sorted(os.listdir(directory)):
         path = os.path.join(directory, name)

@@ -7,8 +7,7 @@ from typing import Any, NoReturn
 
 import pytest
 
-from udslab.backends import Backend, Need, why_not
-from udslab.lab import Options
+from udslab.needs import Backend, Need, Options, why_not
 
 __all__ = ["Settings", "add_options", "backend_of", "check_needs", "lacking", "service_of"]
 

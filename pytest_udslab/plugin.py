@@ -28,7 +28,6 @@ from pytest_udslab.fixtures import (
     uds_type,
 )
 from pytest_udslab.made import made_for, report_sections
-from udslab.address import SUN_PATH_SIZE
 
 __all__ = [
     "_uds_maker",
@@ -39,6 +38,7 @@ __all__ = [
     "make_uds_server",
     "pytest_addoption",
     "pytest_configure",
+    "pytest_generate_tests",
     "pytest_report_header",
     "pytest_runtest_call",
     "pytest_runtest_makereport",
@@ -68,8 +68,19 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
     """The version, and how long a socket's path may be here."""
+    from udslab.address import SUN_PATH_SIZE
+
     line = leaks.header(config)
     return [f"udslab: {udslab.__version__}, sun_path {SUN_PATH_SIZE} bytes", *([line] if line else [])]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """``uds_obstacle`` is each kind of obstacle in turn, unless the test parametrises it itself."""
+    own = any("uds_obstacle" in mark.args[0] for mark in metafunc.definition.iter_markers("parametrize"))
+    if "uds_obstacle" in metafunc.fixturenames and not own:
+        from udslab.obstacles import Obstacle  # see fixtures.uds
+
+        metafunc.parametrize("uds_obstacle", list(Obstacle), ids=str, indirect=True)
 
 
 @pytest.hookimpl(wrapper=True)

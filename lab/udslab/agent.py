@@ -43,7 +43,7 @@ from udslab.services import resolve
 from udslab.socktype import SocketType, open_pair
 from udslab.spawn import end_with_parent, reset_signals
 from udslab.state import status
-from udslab.supervisor import children_of, supervise
+from udslab.supervisor import children_of, rehearse, supervise
 from udslab.wire import (
     Lines,
     Message,
@@ -781,6 +781,7 @@ def _messages(receive: Callable[[], bytes]) -> Iterator[Message]:
 def _rehearse() -> None:
     """Serve once, for nobody: what a forked child touches for the first time the kernel must copy, and it is better
     done while nobody waits. The name is abstract, so that nothing is left wherever it ends."""
+    rehearse()
     with suppress(OSError):
         server = serve(Address.abstract(b"udslab-rehearsal-" + os.urandom(8)))
         with connect(server.address) as client:

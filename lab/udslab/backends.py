@@ -11,48 +11,13 @@ from udslab.address import Address
 from udslab.errors import Stage, Unsupported
 from udslab.handlers import Handler, HandlerServer
 from udslab.listener import listen
+from udslab.needs import Backend, Need, why_not
 from udslab.recording import Recorded, Recorder
 from udslab.remote import Remote, RemoteProcess
 from udslab.server import Server, serve
 from udslab.services import Service, resolve
-from udslab.word import Word
 
-__all__ = ["AgentRun", "Backend", "Need", "Run", "ThreadRun", "why_not"]
-
-
-class Backend(Word):
-    """The three of them, the cheapest first."""
-
-    THREAD = "thread"
-    PROCESS = "process"
-    CONTAINER = "container"
-
-
-class Need(Word):
-    """What some backends can do and others cannot."""
-
-    HANDLER = "handler"
-    """Run a function of the test's own."""
-    ABSTRACT = "abstract"
-    """Serve an abstract name that a client here can reach."""
-    KILL = "kill"
-    """SIGKILL to the server alone."""
-    PAUSE = "pause"
-    """SIGSTOP to the server alone."""
-
-
-_WHY_NOT = {
-    (Backend.THREAD, Need.KILL): "a thread cannot be killed",
-    (Backend.THREAD, Need.PAUSE): "a thread cannot be stopped for a while",
-    (Backend.PROCESS, Need.HANDLER): "a handler is a function of this process",
-    (Backend.CONTAINER, Need.HANDLER): "a handler is a function of this process",
-    (Backend.CONTAINER, Need.ABSTRACT): "a container's network namespace has abstract names of its own",
-}
-
-
-def why_not(backend: Backend, need: Need) -> str | None:
-    """Why ``backend`` cannot do it; None if it can."""
-    return _WHY_NOT.get((backend, need))
+__all__ = ["AgentRun", "Run", "ThreadRun", "refuse"]
 
 
 def refuse(backend: Backend, need: Need) -> Unsupported:

@@ -19,10 +19,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from udslab.address import MAX_PATH, Address, AddressLike
-from udslab.backends import AgentRun, Backend, Need, Run, ThreadRun, refuse, why_not
+from udslab.backends import AgentRun, Run, ThreadRun, refuse
 from udslab.connection import Connection, connect
 from udslab.errors import AddressError, Stage, Unsupported
 from udslab.handlers import Handler
+from udslab.needs import Backend, Need, Options, why_not
 from udslab.obstacles import Obstacle, obstacle
 from udslab.processes import Command, RunningProcess, words
 from udslab.ready import LISTENING, Condition, Readiness
@@ -44,18 +45,6 @@ _LEASE = 120.0
 _TIMEOUT = 30.0
 _LONGEST = min(MAX_PATH, 103)
 """The longest path that is given out, in bytes: what fits on macOS, too, so that a test is the same everywhere."""
-
-
-@dataclass(frozen=True)
-class Options:
-    """What a lab uses where it is not told otherwise."""
-
-    backend: Backend = Backend.THREAD
-    image: str | None = None
-    """Of containers: any with Python 3.9 or newer. None: the lab's base image of ``distro``."""
-    distro: str = "debian-12"
-    engine: str | None = None
-    """A Docker context or a URL; None: what the docker command would use."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +136,10 @@ class Lab:
             yield path
         finally:
             if os.getpid() == self._pid:
-                shutil.rmtree(directory, ignore_errors=True)
+                try:
+                    os.rmdir(directory)
+                except OSError:  # there is something in it
+                    shutil.rmtree(directory, ignore_errors=True)
 
     def _directory(self) -> str:
         if self._scratch is None:

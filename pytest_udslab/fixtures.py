@@ -116,9 +116,10 @@ def make_uds_path(_uds_maker: _Maker) -> Iterator[Callable[..., str]]:
     with ExitStack() as exits:
 
         def make(name: str = "s", *, mode: int = 0o700, group: int | str | None = None) -> str:
-            path = exits.enter_context(
-                _uds_maker.lab.path(name, mode=mode, group=group, backend=_uds_maker.backend, distro=_uds_maker.distro)
-            )
+            __tracebackhide__ = True
+            where = {"backend": _uds_maker.backend, "distro": _uds_maker.distro}
+            with _FailingThere():
+                path = exits.enter_context(_uds_maker.lab.path(name, mode=mode, group=group, **where))
             directory = os.path.dirname(path)
             _uds_maker.made("make_uds_path", directory=directory)
             exits.callback(_tell_sockets, _uds_maker, directory, made_for(_uds_maker.node)[-1])
@@ -152,12 +153,22 @@ def make_uds_server(_uds_maker: _Maker, uds_type: str) -> Iterator[Callable[...,
         def make(service: Any = None, path: AddressLike | None = None, **options: Any) -> RunningServer:
             options = {"type": uds_type, "backend": _uds_maker.backend, "distro": _uds_maker.distro, **options}
             __tracebackhide__ = True
+            undo = exits.enter_context(ExitStack())
             try:
                 with _FailingThere():
-                    server = exits.enter_context(_uds_maker.lab.server(service, path, **options))
+                    server = undo.enter_context(_uds_maker.lab.server(service, path, **options))
             except Unsupported as error:
                 lacking(_uds_maker.settings, _uds_maker.backend, str(error))
             _uds_maker.made("make_uds_server", server)
+            made = made_for(_uds_maker.node)[-1]
+
+            @exits.callback
+            def end() -> None:
+                undo.close()
+                for failure in server.failures:
+                    if not made.has_told(failure):
+                        raise failure
+
             return server
 
         yield make
@@ -199,7 +210,8 @@ def uds_client(uds_server: RunningServer, make_uds_client: Callable[..., Connect
 def make_uds_process(request: pytest.FixtureRequest, uds: Lab) -> Iterator[Callable[..., RunningProcess]]:
     """``make_uds_process(command, path=None, *, ready=LISTENING, timeout=10.0, env=None, cwd=None, umask=None,
     expect_left=False)``: your own server, with its path for ``{socket}`` in its command. It runs outside of pytest's
-    process, is followed through its forks, and serves when this returns: see :meth:`udslab.lab.Lab.process`. What it
+    process, is followed through its forks, and serves when this returns; with ``image="…"`` in a container of your own
+    image: see :meth:`udslab.lab.Lab.process`. What it
     leaves at its end, a socket file or a process, is a leak unless that is expected."""
     node: pytest.Item = request.node
     with ExitStack() as exits:
@@ -208,8 +220,11 @@ def make_uds_process(request: pytest.FixtureRequest, uds: Lab) -> Iterator[Calla
             command: Command, path: str | None = None, *, expect_left: bool = False, **options: Any
         ) -> RunningProcess:
             __tracebackhide__ = True
-            with _granted(request.config):
-                uds.prepare(Backend.PROCESS)
+            try:
+                with _granted(request.config):
+                    uds.prepare(Backend.PROCESS) if options.get("image") is None else uds.prepare_engine()
+            except (EngineError, Unsupported) as error:
+                lacking(request.config.stash[SETTINGS], Backend.CONTAINER, str(error))
             undo = exits.enter_context(ExitStack())
             with _FailingThere():
                 process = undo.enter_context(uds.process(command, path, **options))

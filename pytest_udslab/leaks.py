@@ -67,6 +67,8 @@ _WELL_KNOWN = (
     "@/tmp/.X11-unix/*",
     "/tmp/.ICE-unix/*",  # noqa: S108
     "@/tmp/.ICE-unix/*",
+    "/run/docker.sock",
+    "/var/run/docker.sock",
     "/dev/log",
     "/run/systemd/*",
     "/run/nscd/*",

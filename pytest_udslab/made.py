@@ -7,7 +7,7 @@ import re
 import shutil
 import stat
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
@@ -34,6 +34,12 @@ class Made:
     thing: Any = None
     directory: str | None = None
     """What is kept when the test fails."""
+    told: list[BaseException] = field(default_factory=list)
+    """What of its handler's exceptions the test's own report tells."""
+
+    def has_told(self, failure: BaseException) -> bool:
+        """Whether that is one of them."""
+        return any(failure is told for told in self.told)
 
     def __str__(self) -> str:
         return f"made by {self.fixture}" + (f" at {self.where}" if self.where else "")

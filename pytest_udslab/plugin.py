@@ -85,10 +85,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
-    """What a handler has raised fails the test itself."""
-    result = yield
+    """What a handler has raised fails the test itself; what it raises later, the teardown."""
+    try:
+        result = yield
+    finally:
+        for made in made_for(item):
+            made.told += getattr(made.thing, "failures", ())
     for made in made_for(item):
-        for failure in getattr(made.thing, "failures", ()):
+        for failure in made.told:
             raise failure
     return result
 

@@ -10,13 +10,15 @@ from pathlib import Path
 
 import pytest
 
+from udslab.obstacles import Obstacle
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
 
 def test_the_python_example_prints_what_its_comments_say(path):
     sources = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    (source,) = (source for source in sources if "udslab.containers" not in source)
+    (source,) = (source for source in sources if "status(" in source)
     promised = re.findall(r"print\(.*\)  # (.*)", source)
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
@@ -24,6 +26,15 @@ def test_the_python_example_prints_what_its_comments_say(path):
     ours = f"pid {os.getpid()} uid {os.geteuid()} gid {os.getegid()}"
     assert printed.getvalue().splitlines() == [line.replace("pid 4711 uid 1000 gid 1000", ours) for line in promised]
     assert len(promised) == 4
+
+
+@pytest.mark.parametrize("backend", ["thread", "process"])
+def test_the_project_of_ten_lines_works_as_it_stands(pytester, backend):
+    (source,) = (source for source in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "def test_" in source)
+    pytester.makepyfile(test_greeter=source)
+    outcomes = pytester.runpytest_subprocess("-q", "-p", "no:asyncio", "--uds-backend", backend).parseoutcomes()
+    assert outcomes.pop("passed") + outcomes.pop("skipped", 0) == 2 + len(Obstacle)
+    assert not outcomes
 
 
 def test_the_act_that_is_shown_is_what_the_demo_prints(cli):

@@ -36,7 +36,7 @@ from udslab.state import Status, status
 from udslab.zygote import Zygote
 
 if TYPE_CHECKING:
-    from udslab.containers import Container, Session, Shared
+    from udslab.containers import Container, Program, Session, Shared
 
 __all__ = ["Lab", "Options", "PlacedObstacle", "RunningServer"]
 
@@ -98,6 +98,11 @@ class Lab:
         elif backend == Backend.CONTAINER:
             self._keep(distro)
 
+    def prepare_engine(self) -> None:
+        """Begin a session on the container engine. Raises :class:`~udslab.errors.EngineError`,
+        :class:`~udslab.errors.Unsupported`."""
+        self._have_session()
+
     # Paths
 
     @contextmanager
@@ -119,7 +124,7 @@ class Lab:
         top = self._meeting_place(distro) if backend is Backend.CONTAINER else self._directory()
         directory = os.path.join(top, str(next(self._numbers)))
         path = os.path.join(directory, name)
-        if len(os.fsencode(path)) > _LONGEST or os.path.dirname(path) != directory or not os.path.basename(path):
+        if len(os.fsencode(path)) > _LONGEST or os.path.basename(name) != name or name in ("", os.curdir, os.pardir):
             room = _LONGEST - len(os.fsencode(directory)) - 1
             hint = f"give a file name of at most {room} bytes"
             raise AddressError(Stage.ADDRESS, errno.ENAMETOOLONG, path, hint, "no path can be made of this name")
@@ -207,7 +212,7 @@ class Lab:
         assert isinstance(service, str)
         if backend is Backend.PROCESS:
             zygote = self._have_zygote()
-            return lambda options: AgentRun(zygote, address, service, zygote.surroundings(), **options)
+            return lambda options: AgentRun(zygote, address, service, zygote.surroundings(), umask=_umask(), **options)
         kept = self._keep(distro)
         top = os.fsencode(kept.shared.path)
         if os.path.commonpath([top, os.path.abspath(address.name)]) != top:
@@ -228,6 +233,7 @@ class Lab:
         command: Command,
         path: str | None = None,
         *,
+        image: str | None = None,
         ready: Condition | Sequence[Condition] = LISTENING,
         timeout: float = 10.0,
         env: Mapping[str, str] | None = None,
@@ -238,17 +244,27 @@ class Lab:
         by the zygote, followed through its forks, and serves when this is entered: what ``ready`` says holds. SIGTERM
         at the end, and SIGKILL for what has not ended five seconds later.
 
-        ``timeout``: how many seconds it gets to serve. ``env``: what its environment has besides this process's.
-        ``cwd``, ``umask``: this process's, unless given.
+        ``image``: it is the command of a container of this image, which sees the path's directory, and that alone, at
+        the same place; it runs as this user, or, if that is root, as another one; ``cwd`` and ``umask`` are the
+        image's. ``timeout``: how many seconds it gets to serve. ``env``: what its environment has besides this
+        process's. ``cwd``, ``umask``: this process's, unless given.
 
         Raises :class:`~udslab.errors.UdsError` with its exit status and last lines, at once, if it ends before it
         serves; :class:`~udslab.errors.TimedOut`; :class:`~udslab.errors.NoSuchPath` for a command that is not there.
         """
-        zygote = self._have_zygote()
         with ExitStack() as exits:
             if path is None:
-                path = exits.enter_context(self.path(backend=Backend.PROCESS))
+                path = exits.enter_context(
+                    self.path(backend=Backend.PROCESS) if image is None else self._path_for_programs()
+                )
             line = words(command, path)
+            if image is not None:
+                begin = self._program_starter(image, line, path, env or {})
+                process = RunningProcess(line, path, ready, timeout, begin)
+                exits.callback(process.close)
+                yield process
+                return
+            zygote = self._have_zygote()
             cwd = cwd or os.getcwd()
             umask = _umask() if umask is None else umask
 
@@ -268,18 +284,50 @@ class Lab:
     def _meeting_place(self, distro: str | None) -> str:
         return self._keep(distro).shared.path
 
+    @contextmanager
+    def _path_for_programs(self) -> Iterator[str]:
+        """A path in a directory of its own that containers of any image can see."""
+        directory = self._have_session().directory().path
+        try:
+            yield os.path.join(directory, "s")
+        finally:
+            if os.getpid() == self._pid:
+                shutil.rmtree(directory, ignore_errors=True)
+
+    def _program_starter(
+        self, image: str, line: list[str], path: str, env: Mapping[str, str]
+    ) -> Callable[[Readiness], Program]:
+        from udslab.containers import Shared
+
+        session = self._have_session()
+        directory = os.path.dirname(os.path.abspath(path))
+        shared = Shared("bind", directory, directory, directory)
+
+        def start(readiness: Readiness) -> Program:
+            if readiness.options:
+                raise Unsupported("a container is handed over no socket", "leave out Activated()", Stage.ENGINE)
+            return session.program(image, line, shared, environment={**env, **readiness.env})
+
+        return start
+
+    def _have_session(self) -> Session:
+        from udslab.containers import Session  # the docker SDK, for those who have asked for containers
+
+        if self._session is None:
+            self._session = self._exits.enter_context(Session(self.options.engine))
+        return self._session
+
     def _keep(self, distro: str | None) -> _Kept:
-        from udslab.containers import Session, try_reach  # the docker SDK, for those who have asked for containers
+        from udslab.containers import try_reach
 
         image = self._image(distro)
         kept = self._kept.get(image)
         if kept is not None and kept.container.alive:
             return kept
-        if self._session is None:
-            self._session = self._exits.enter_context(Session(self.options.engine))
-        shared = kept.shared if kept is not None else self._session.directory()
-        container = self._session.container(image, shared, lease=_LEASE)
-        reach = try_reach(container, shared, self._session.uid)
+        session = self._have_session()
+        shared = kept.shared if kept is not None else session.directory()
+        container = session.container(image, shared, lease=_LEASE)
+        reach = try_reach(container, shared, session.uid)
         why = reach.directory or reach.inward
         if why is not None:
             container.close()
@@ -343,11 +391,12 @@ class RunningServer:
         self.type = type
         self._start = start
         self._before: list[Recorded] = []
+        self._failures: list[BaseException] = []
         self._log = ""
         self._run = start()
         self._runs = True
         self.killed = False
-        """Whether :meth:`kill` was called, and so its socket file may be stale."""
+        """Whether :meth:`kill` was called since its last start, and so its socket file may be stale."""
 
     @property
     def path(self) -> str:
@@ -373,8 +422,8 @@ class RunningServer:
 
     @property
     def failures(self) -> list[BaseException]:
-        """What its handler has raised since it was started."""
-        return self._run.failures
+        """What its handler has raised since it was started, also in runs before a restart."""
+        return self._failures + self._run.failures
 
     def log(self) -> str:
         """What it has written, and what its handler has raised."""
@@ -404,10 +453,11 @@ class RunningServer:
     def restart(self) -> None:
         """End it, if it has not ended, and start it anew at the same address with the same options."""
         self._run.stop()
-        self._before, self._log = self.connections, self.log()
+        self._before, self._log, failures = self.connections, self.log(), self.failures
         self._close()
         self._run = self._start()
-        self._runs = True
+        self._failures = failures
+        self._runs, self.killed = True, False
 
     def _close(self) -> None:
         if self._runs:

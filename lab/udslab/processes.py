@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Callable, Sequence
-from typing import Union
+from typing import Any, Protocol, Union
 
-from udslab.ready import Condition, Readiness
-from udslab.remote import SupervisedProcess
+from udslab.ready import Condition, Followed, Readiness
 from udslab.state import State, Status, status
 
 __all__ = ["Command", "RunningProcess", "words"]
@@ -24,6 +23,42 @@ def words(command: Command, path: str) -> list[str]:
     return [word.replace("{socket}", path) for word in split]
 
 
+class Started(Followed, Protocol):
+    """A process that was started, as :class:`udslab.remote.SupervisedProcess` and
+    :class:`udslab.containers.program.Program` are."""
+
+    pid: int
+    killed: Sequence[dict[str, Any]]
+
+    @property
+    def returncode(self) -> int | None:
+        """None while it runs."""
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait until it has exited."""
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal."""
+
+    def freeze(self) -> None:
+        """Stop it for a while."""
+
+    def thaw(self) -> None:
+        """Let it go on."""
+
+    def tree(self) -> list[dict[str, Any]]:
+        """All that lives of it."""
+
+    def end(self, grace: float = ...) -> int:
+        """End it."""
+
+    def kill(self) -> int:
+        """Kill it."""
+
+    def __exit__(self, *exc: object) -> None:
+        """End and forget it."""
+
+
 class RunningProcess:
     """Somebody's server that the lab has started. :meth:`udslab.lab.Lab.process` makes and ends it."""
 
@@ -33,7 +68,7 @@ class RunningProcess:
         path: str,
         ready: Condition | Sequence[Condition],
         timeout: float,
-        start: Callable[[Readiness], SupervisedProcess],
+        start: Callable[[Readiness], Started],
     ) -> None:
         self.command = command
         self.path = path
@@ -42,7 +77,8 @@ class RunningProcess:
         self._start = start
         self._log = ""
         self.killed = False
-        """Whether it was killed, by :meth:`kill` or because it did not end, and so its socket file may be stale."""
+        """Whether it was killed since its last start, by :meth:`kill` or because it did not end, and so its socket file
+        may be stale."""
         self.left: list[str] = []
         """What it left at its end, in words."""
         self._begin()
@@ -56,7 +92,7 @@ class RunningProcess:
                 process.__exit__()
                 raise
         self._process = process
-        self._runs = True
+        self._runs, self.killed = True, False
 
     @property
     def pid(self) -> int:

@@ -133,6 +133,10 @@ class _RecordedSession:
         self._recorder.ended(self._number)
         return self._session.eof()
 
+    def closed(self) -> None:
+        """The server has closed the connection, also without an end of file: a reset, or a service that failed."""
+        self._recorder.ended(self._number)
+
 
 def read_record(lines: bytes) -> list[Recorded]:
     """What a :class:`Recorder` has written, by number. A last line that is half-written is left out."""

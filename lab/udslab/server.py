@@ -427,6 +427,9 @@ class _Client:
         server._clients.discard(self)
         server._selector.unregister(self._connection)
         self._connection.close()
+        closed = getattr(getattr(self, "_session", None), "closed", None)  # of those who want to know: a record
+        if closed is not None:
+            closed()
         log.log(
             logging.DEBUG if why in _NORMAL_ENDS else logging.WARNING,
             "%s: %s after %.3f s, %d bytes in, %d out",

@@ -44,14 +44,14 @@ class Zygote(Remote):
                 self._log.close()
                 raise
         super().__init__(_Channel(ours, self._log), "this machine", beats=False)
-        self._found = _surroundings()
+        self._found = {**_surroundings(), "path": None}  # sys.path it has of its own, as a program without a script
 
     def __enter__(self) -> Zygote:
         return self
 
     def surroundings(self) -> dict[str, Any]:
         """What :meth:`~udslab.remote.Remote.serve` has to be told so that a server has this process's environment,
-        directory, sys.path and umask as they are now, and not as they were when the zygote was started."""
+        directory and sys.path as they are now, and not as they were when the zygote was started."""
         now = _surroundings()
         told = {key: value for key, value in now.items() if value != self._found[key] and key != "env"}
         env, before = now["env"], self._found["env"]
@@ -91,4 +91,5 @@ def _surroundings() -> dict[str, Any]:
         cwd: str | None = os.getcwd()
     except FileNotFoundError:  # it has been removed; the zygote's own will do
         cwd = None
-    return {"cwd": cwd, "path": list(sys.path), "env": dict(os.environ)}
+    path = [entry for entry in sys.path if isinstance(entry, str)]  # what else is there, import passes over
+    return {"cwd": cwd, "path": path, "env": dict(os.environ)}

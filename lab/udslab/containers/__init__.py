@@ -19,6 +19,7 @@ except ImportError as error:
 from udslab.containers.container import Container
 from udslab.containers.engine import Engine
 from udslab.containers.leftovers import Kind, Leftover, find, sweep
+from udslab.containers.program import Program
 from udslab.containers.reach import Reach, reach, try_reach
 from udslab.containers.session import Session, Shared
 
@@ -27,6 +28,7 @@ __all__ = [
     "Engine",
     "Kind",
     "Leftover",
+    "Program",
     "Reach",
     "Session",
     "Shared",

@@ -8,6 +8,7 @@ import itertools
 import os
 import tarfile
 import uuid
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ from udslab.containers.container import Container
 from udslab.containers.engine import Engine
 from udslab.containers.labels import Owner
 from udslab.containers.leftovers import sweep
+from udslab.containers.program import Program
 from udslab.reaper import Reaper
 from udslab.scratch import scratch_directory
 
@@ -137,6 +139,23 @@ class Session:
         )
         self._bare -= {mount.source for mount in bare}
         return self._exits.enter_context(container)
+
+    def program(
+        self, image: str, command: Sequence[str], *mounts: Shared, environment: Mapping[str, str] | None = None
+    ) -> Program:
+        """A container of the user's own image that runs ``command`` in it, and sees ``mounts``.
+
+        Raises :class:`~udslab.errors.EngineError`.
+        """
+        return Program(
+            self.engine,
+            image,
+            command,
+            labels=self.owner.labels,
+            user=f"{self.uid}:{self.gid}",
+            mounts=[mount.mount() for mount in mounts],
+            environment=environment or {},
+        )
 
 
 def _directory(name: str, uid: int, gid: int) -> bytes:

@@ -1,0 +1,120 @@
+"""Programs of a user's own image: no agent goes in."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+
+from images import IMAGE
+from udslab.errors import EngineError, TimedOut, UdsError, Unsupported
+from udslab.lab import Lab
+from udslab.ready import Activated, LogLine
+from udslab.state import State
+
+SERVER = """
+import os, signal, socket, sys
+def end(*_):
+    os.unlink(sys.argv[1])
+    sys.exit(0)
+if len(sys.argv) == 2:
+    signal.signal(signal.SIGTERM, end)
+else:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+print("uid", os.getuid(), os.environ.get("WORD"), flush=True)
+sock = socket.socket(socket.AF_UNIX)
+sock.bind(sys.argv[1])
+sock.listen()
+while True:
+    sock.accept()[0].sendall(b"hello")
+"""
+COMMAND = ["python3", "-c", SERVER, "{socket}"]
+
+
+@pytest.fixture
+def here(engine):
+    with Lab() as lab:
+        yield lab
+
+
+def test_it_serves_a_client_here_and_leaves_nothing(here, lab):
+    with here.process(COMMAND, image=IMAGE, env={"WORD": "so"}) as server, here.connect(server.path) as client:
+        assert client.read_exactly(5) == b"hello"
+        assert server.log() == f"uid {lab.uid} so\n"
+        assert len(server.tree()) == 1
+        assert server.returncode is None
+        id = server._process._id
+    assert server.left == []
+    assert id not in {one.id for one in lab.engine.client.containers.list(all=True)}
+
+
+def test_it_is_restarted_and_paused_and_killed(here):
+    with here.process(COMMAND, image=IMAGE) as server:
+        server.restart()
+        assert server.log().count("uid") == 2
+        server.pause()
+        assert server.status().state is State.LISTENING
+        server.resume()
+        assert server.kill() == -9
+        assert server.status().state is State.STALE
+        assert server.returncode == -9
+
+
+def test_one_that_ignores_sigterm_is_killed_and_that_is_told(here):
+    with here.process([*COMMAND, "stay"], image=IMAGE) as server:
+        assert server.stop(grace=0.1) == -9
+        (left,) = server.left
+        assert left.startswith(f"process {server.pid} (python3 -c ")
+        assert left.endswith(", which had to be killed")
+
+
+def test_its_end_before_it_serves_is_told_with_its_status_and_last_lines(here):
+    command = ["python3", "-c", "print('no config'); raise SystemExit(3)"]
+    with (
+        pytest.raises(UdsError, match=r"has ended with status 3 .* no config") as caught,
+        here.process(command, image=IMAGE),
+    ):
+        pass
+    assert caught.value.errno == errno.ECHILD
+
+
+def test_one_that_does_not_serve_is_given_up(here):
+    with (
+        pytest.raises(TimedOut, match="it has written no 'ready'"),
+        here.process(COMMAND, image=IMAGE, ready=LogLine("ready"), timeout=0.5),
+    ):
+        pass
+
+
+def test_an_image_that_is_not_there_is_told(here):
+    with pytest.raises(EngineError, match="No such image: nosuch:image"), here.process(["x"], image="nosuch:image"):
+        pass
+
+
+def test_a_socket_cannot_be_handed_over(here):
+    with (
+        pytest.raises(Unsupported, match="a container is handed over no socket"),
+        here.process(COMMAND, image=IMAGE, ready=Activated()),
+    ):
+        pass
+
+
+def test_as_a_fixture_it_is_no_leak_unless_it_leaves_something(pytester, engine):
+    pytester.makepyfile(
+        f"""
+        import pytest
+        COMMAND = {COMMAND!r}
+        def test_good(make_uds_process, make_uds_client):
+            server = make_uds_process(COMMAND, image={IMAGE!r})
+            assert make_uds_client(server.path).read_exactly(5) == b"hello"
+            server.restart()
+        def test_bad(make_uds_process):
+            command = [*COMMAND[:2], COMMAND[2].replace("os.unlink", "print"), *COMMAND[3:]]
+            make_uds_process(command, image={IMAGE!r})
+        """
+    )
+    result = pytester.runpytest_subprocess("-p", "no:asyncio", "-p", "no:randomly")
+    result.assert_outcomes(passed=2, errors=1)
+    result.stdout.fnmatch_lines(
+        ["*::test_bad left behind:", "  socket file */s (stale), made by make_uds_process at *"]
+    )

@@ -104,28 +104,37 @@ def _tell_left(node: pytest.Item, line: str) -> None:
 
 
 @pytest.fixture
-def _uds_maker(request: pytest.FixtureRequest, uds: Lab, uds_backend: str, uds_distro: str) -> _Maker:
+def _uds_last(uds: Lab) -> Iterator[ExitStack]:
+    """What is undone when all servers, processes and clients of the test have ended, in whatever order it names its
+    fixtures: the directories of its paths."""
+    with ExitStack() as exits:
+        yield exits
+
+
+@pytest.fixture
+def _uds_maker(
+    request: pytest.FixtureRequest, uds: Lab, uds_backend: str, uds_distro: str, _uds_last: ExitStack
+) -> _Maker:
     return _Maker(request, uds, uds_backend, uds_distro)
 
 
 @pytest.fixture
-def make_uds_path(_uds_maker: _Maker) -> Iterator[Callable[..., str]]:
+def make_uds_path(_uds_maker: _Maker, _uds_last: ExitStack) -> Callable[..., str]:
     """``make_uds_path(name="s", mode=0o700, group=None)``: a path where nothing is, in a fresh private directory of
     this mode and group. It fits in ``sun_path`` everywhere, whatever TMPDIR or the test's name, and a server in this
     test's backend can bind it. When the test fails, a copy of the directory's files is kept, as with ``tmp_path``."""
-    with ExitStack() as exits:
 
-        def make(name: str = "s", *, mode: int = 0o700, group: int | str | None = None) -> str:
-            __tracebackhide__ = True
-            where = {"backend": _uds_maker.backend, "distro": _uds_maker.distro}
-            with _FailingThere():
-                path = exits.enter_context(_uds_maker.lab.path(name, mode=mode, group=group, **where))
-            directory = os.path.dirname(path)
-            _uds_maker.made("make_uds_path", directory=directory)
-            exits.callback(_tell_sockets, _uds_maker, directory, made_for(_uds_maker.node)[-1])
-            return path
+    def make(name: str = "s", *, mode: int = 0o700, group: int | str | None = None) -> str:
+        __tracebackhide__ = True
+        where = {"backend": _uds_maker.backend, "distro": _uds_maker.distro}
+        with _FailingThere():
+            path = _uds_last.enter_context(_uds_maker.lab.path(name, mode=mode, group=group, **where))
+        directory = os.path.dirname(path)
+        _uds_maker.made("make_uds_path", directory=directory)
+        _uds_last.callback(_tell_sockets, _uds_maker, directory, made_for(_uds_maker.node)[-1])
+        return path
 
-        yield make
+    return make
 
 
 def _tell_sockets(maker: _Maker, directory: str, made: Made) -> None:
@@ -182,7 +191,7 @@ def uds_server(request: pytest.FixtureRequest, make_uds_server: Callable[..., Ru
 
 
 @pytest.fixture
-def make_uds_client(uds: Lab, uds_type: str) -> Iterator[Callable[..., Connection]]:
+def make_uds_client(uds: Lab, uds_type: str, _uds_last: ExitStack) -> Iterator[Callable[..., Connection]]:
     """``make_uds_client(path, *, type=…, timeout=30.0, bind=None)``: a ``socket.socket`` that is connected to a server
     of the lab's or to any path, and closed after the test: see :meth:`udslab.lab.Lab.connect`."""
     with ExitStack() as exits:
@@ -207,7 +216,9 @@ def uds_client(uds_server: RunningServer, make_uds_client: Callable[..., Connect
 
 
 @pytest.fixture
-def make_uds_process(request: pytest.FixtureRequest, uds: Lab) -> Iterator[Callable[..., RunningProcess]]:
+def make_uds_process(
+    request: pytest.FixtureRequest, uds: Lab, _uds_last: ExitStack
+) -> Iterator[Callable[..., RunningProcess]]:
     """``make_uds_process(command, path=None, *, ready=LISTENING, timeout=10.0, env=None, cwd=None, umask=None,
     expect_left=False)``: your own server, with its path for ``{socket}`` in its command. It runs outside of pytest's
     process, is followed through its forks, and serves when this returns; with ``image="…"`` in a container of your own
@@ -244,7 +255,7 @@ def make_uds_process(request: pytest.FixtureRequest, uds: Lab) -> Iterator[Calla
 
 
 @pytest.fixture
-def make_uds_obstacle(uds: Lab) -> Iterator[Callable[..., PlacedObstacle]]:
+def make_uds_obstacle(uds: Lab, _uds_last: ExitStack) -> Iterator[Callable[..., PlacedObstacle]]:
     """``make_uds_obstacle(kind, path=None)``: puts something in the way of a server, at ``path`` or at a fresh one;
     gives its ``kind`` and the ``path`` that it is in the way of. The kinds are those of
     :class:`udslab.obstacles.Obstacle`."""

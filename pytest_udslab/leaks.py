@@ -52,6 +52,7 @@ _HELP = "what a test leaves behind (Unix sockets, and what fixtures of udslab ma
 _HELP += "; ".join(f"{mode}: {meaning}" for mode, meaning in _MODES.items())
 
 _AVAILABLE = os.path.isdir("/proc/self/fd")
+"""Whether this platform lists a process's descriptors (Linux with /proc)."""
 _GRACE = 0.25
 """Seconds in which a server's thread may close its side of a connection that the test has closed."""
 

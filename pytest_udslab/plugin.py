@@ -12,6 +12,7 @@ from pytest_udslab import leaks, options
 from pytest_udslab.fixtures import (
     FACTORY,
     SETTINGS,
+    _uds_last,
     _uds_maker,
     make_uds_client,
     make_uds_obstacle,
@@ -30,6 +31,7 @@ from pytest_udslab.fixtures import (
 from pytest_udslab.made import made_for, report_sections
 
 __all__ = [
+    "_uds_last",
     "_uds_maker",
     "make_uds_client",
     "make_uds_obstacle",

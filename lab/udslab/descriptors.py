@@ -18,7 +18,7 @@ from udslab.address import Address
 from udslab.caller import peer_credentials
 from udslab.socktype import SocketType
 
-__all__ = ["EXACT", "OwnSocket", "Watch", "available", "inode_of", "own_sockets"]
+__all__ = ["EXACT", "OwnSocket", "Watch", "inode_of", "own_sockets"]
 
 _FDS = "/proc/self/fd"
 _S_IFMT, _S_IFSOCK = 0o170000, 0o140000  # inode(7); stat.S_ISSOCK costs as much as fstat
@@ -62,15 +62,6 @@ class OwnSocket:
         if self.peer_pid is not None:
             words.append(f"pid {self.peer_pid}")
         return ", ".join(words) + f" (inode {self.inode})"
-
-
-def available() -> bool:
-    """Whether this platform lists a process's descriptors (Linux with /proc)."""
-    try:
-        _Real.listdir(_FDS)
-    except OSError:
-        return False
-    return hasattr(socket, "AF_UNIX")
 
 
 def inode_of(sock: _socket.socket) -> int | None:

@@ -10,19 +10,8 @@ from pathlib import Path
 import pytest
 
 from pytest_udslab import leaks
+from udslab.address import Address
 
-PLUGIN = """
-    from pytest_udslab import leaks
-
-    def pytest_addoption(parser):
-        leaks.add_options(parser)
-
-    def pytest_configure(config):
-        config.pluginmanager.register(leaks.LeakCheck(config), "udslab-leaks")
-
-    def pytest_report_header(config):
-        return leaks.header(config)
-"""
 COMMON = """
     import os, socket, sys, threading
     import pytest
@@ -49,11 +38,11 @@ def check(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, path: Path
     """Runs the source as test_x.py in a process of its own, with the leak check and the named plugins alone."""
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     monkeypatch.setenv("WHERE", str(path))
-    pytester.makeconftest(textwrap.dedent(PLUGIN))
 
     def run(source: str, *options: str, plugins: tuple[str, ...] = ()) -> pytest.RunResult:
         pytester.makepyfile(test_x=textwrap.dedent(COMMON) + textwrap.dedent(source))
-        return pytester.runpytest_subprocess(*(word for name in plugins for word in ("-p", name)), *options)
+        loaded = ("pytest_udslab.plugin", *plugins)
+        return pytester.runpytest_subprocess(*(word for name in loaded for word in ("-p", name)), *options)
 
     return run
 
@@ -348,8 +337,7 @@ def test_where_there_is_no_proc_the_header_says_so(check, pytester):
     source = "def test_it(uds_path): keep(unix())"
     line = "udslab: sockets are not checked for leaks: there is no /proc/self/fd here"
     check(source).stdout.no_fnmatch_line(line)
-    no_proc = "\nfrom udslab import descriptors\ndescriptors._FDS = '/nowhere'\n"
-    pytester.makeconftest(textwrap.dedent(PLUGIN) + no_proc)
+    pytester.makeconftest("from pytest_udslab import leaks\nleaks._AVAILABLE = False\n")
     result = check(source)
     result.assert_outcomes(passed=1)
     assert result.outlines.count(line) == 1
@@ -690,7 +678,7 @@ def test_desktop_clients(check):
     ],
 )
 def test_well_known_paths(name):
-    assert leaks._matches(leaks.Address.parse(name), leaks._WELL_KNOWN)
+    assert leaks._matches(Address.parse(name), leaks._WELL_KNOWN)
 
 
 # Beside other plugins

@@ -1,29 +1,31 @@
-"""gunicorn: a master and its workers, which are ended together."""
+"""gunicorn: a master and its workers, which are followed and ended together."""
 
 import stat
 import sys
 from pathlib import Path
 
 import pytest
-from udslab.testing import assert_gone, assert_stale
+from udslab.ready import LogLine
+from udslab.testing import assert_gone, assert_stale, assert_untouched
 
 pytest.importorskip("gunicorn", reason="gunicorn is not installed: pip install gunicorn")
 
 HERE = str(Path(__file__).parent)
-GUNICORN = [sys.executable, "-m", "gunicorn", "--bind", "unix:{socket}", "app:wsgi"]
+# {socket} is a fresh, short path for each test. gunicorn's second socket, in the user's home, would be one for all.
+GUNICORN = [sys.executable, "-m", "gunicorn", "--bind", "unix:{socket}", "--no-control-socket", "app:wsgi"]
 
 
 def test_it_answers_at_its_socket(make_uds_process, get):
-    server = make_uds_process(GUNICORN, cwd=HERE)  # it listens when this returns
+    server = make_uds_process(GUNICORN, cwd=HERE)  # it listens when this returns, and is ended after the test
     assert get(server.path, "/here") == (200, "hello from WSGI at /here")
 
 
-def test_its_workers_are_its_own(make_uds_process, get):
+def test_it_tidies_up_when_it_is_stopped(make_uds_process, get):
     server = make_uds_process([*GUNICORN, "--workers", "2", "--umask", "007"], cwd=HERE)
     assert get(server.path)[0] == 200
     assert stat.filemode(Path(server.path).stat().st_mode) == "srwxrwx---"
     server.stop()
-    assert server.tree() == []
+    assert server.tree() == []  # no worker is left
     assert_gone(server.path)
 
 
@@ -35,8 +37,14 @@ def test_it_starts_again_after_a_crash(make_uds_process, get):
     assert get(server.path)[0] == 200
 
 
-@pytest.mark.parametrize("kind", ["listener", "regular-file"])
-def test_what_it_does_with_a_path_that_is_taken(make_uds_process, make_uds_obstacle, get, kind):
-    taken = make_uds_obstacle(kind)
-    print(make_uds_process(GUNICORN, taken.path, cwd=HERE).log())
-    assert get(taken.path)[0] == 200
+def test_it_takes_the_path_of_a_live_server(make_uds_obstacle, make_uds_process, get):
+    taken = make_uds_obstacle("listener")
+    # The obstacle listens, too: "somebody listens there" would not tell that it is gunicorn.
+    make_uds_process(GUNICORN, taken.path, cwd=HERE, ready=LogLine("Booting worker"))
+    assert get(taken.path) == (200, "hello from WSGI at /")
+
+
+def test_it_does_not_take_the_path_of_a_file(make_uds_obstacle, make_uds_process):
+    file = make_uds_obstacle("regular-file")
+    with assert_untouched(file.path), pytest.raises(OSError, match="is not a socket"):
+        make_uds_process(GUNICORN, file.path, cwd=HERE)

@@ -120,11 +120,11 @@ def _uds_maker(
 
 @pytest.fixture
 def make_uds_path(_uds_maker: _Maker, _uds_last: ExitStack) -> Callable[..., str]:
-    """``make_uds_path(name="s", mode=0o700, group=None)``: a path where nothing is, in a fresh private directory of
+    """``make_uds_path(name=None, mode=0o700, group=None)``: a path where nothing is, in a fresh private directory of
     this mode and group. It fits in ``sun_path`` everywhere, whatever TMPDIR or the test's name, and a server in this
     test's backend can bind it. When the test fails, a copy of the directory's files is kept, as with ``tmp_path``."""
 
-    def make(name: str = "s", *, mode: int = 0o700, group: int | str | None = None) -> str:
+    def make(name: str | None = None, *, mode: int = 0o700, group: int | str | None = None) -> str:
         __tracebackhide__ = True
         where = {"backend": _uds_maker.backend, "distro": _uds_maker.distro}
         with _FailingThere():
@@ -141,7 +141,7 @@ def _tell_sockets(maker: _Maker, directory: str, made: Made) -> None:
     from udslab.state import status
 
     killed = {other.thing.path for other in made_for(maker.node) if getattr(other.thing, "killed", False)}
-    for entry in os.scandir(directory):
+    for entry in os.scandir(directory) if os.path.isdir(directory) else ():
         if stat.S_ISSOCK(entry.stat(follow_symlinks=False).st_mode) and entry.path not in killed:
             found = status(entry.path, owners=True)
             _tell_left(maker.node, f"socket file {entry.path} ({found.describe()}), in the directory {made}")

@@ -29,7 +29,7 @@ from udslab.processes import Command, RunningProcess, words
 from udslab.ready import LISTENING, Condition, Readiness
 from udslab.recording import Recorded
 from udslab.remote import SupervisedProcess
-from udslab.scratch import scratch_directory
+from udslab.scratch import scratch_directory, short_parent
 from udslab.services import Service
 from udslab.socktype import SocketType
 from udslab.state import Status, status
@@ -75,6 +75,8 @@ class Lab:
         self._exits = ExitStack()
         self._numbers = itertools.count(1)
         self._scratch: str | None = None
+        self._spare: dict[str, list[str]] = {}
+        """Private directories, empty and as they were made, by the directory that they are in."""
         self._zygote: Zygote | None = None
         self._session: Session | None = None
         self._shared: dict[str, Shared] = {}
@@ -108,47 +110,59 @@ class Lab:
     @contextmanager
     def path(
         self,
-        name: str = "s",
+        name: str | None = None,
         *,
         mode: int = 0o700,
         group: int | str | None = None,
         backend: Backend | str | None = None,
         distro: str | None = None,
     ) -> Iterator[str]:
-        """A path where nothing is, in a fresh directory with this ``mode`` and ``group``, which is removed with all
-        that is in it. It fits in ``sun_path`` on every system, and a server in ``backend`` can bind it.
+        """A path where nothing is and never was, in a private directory with this ``mode`` and ``group``; whatever is
+        in that at the end is removed. It fits in ``sun_path`` on every system, and a server in ``backend`` can bind it.
 
-        Raises :class:`~udslab.errors.AddressError` if ``name`` is too long for that.
+        ``name``: of the file, if that matters; ``mode``, ``group``: of the directory. Raises
+        :class:`~udslab.errors.AddressError` if the name is too long for that.
         """
         backend = Backend(backend or self.options.backend)
         top = self._meeting_place(distro) if backend is Backend.CONTAINER else self._directory()
-        directory = os.path.join(top, str(next(self._numbers)))
+        number = next(self._numbers)
+        plain = name is None and mode == 0o700 and group is None
+        spare = self._spare.setdefault(top, [])
+        # A new name in an old one: to make and remove a directory costs as much as all the rest.
+        directory = spare.pop() if plain and spare else os.path.join(top, str(number))
+        name = f"s{number}" if name is None else name
         path = os.path.join(directory, name)
         if len(os.fsencode(path)) > _LONGEST or os.path.basename(name) != name or name in ("", os.curdir, os.pardir):
             room = _LONGEST - len(os.fsencode(directory)) - 1
             hint = f"give a file name of at most {room} bytes"
             raise AddressError(Stage.ADDRESS, errno.ENAMETOOLONG, path, hint, "no path can be made of this name")
-        os.mkdir(directory, 0o700)
+        if not os.path.isdir(directory):
+            self._make_directory(directory, mode, group, backend)
+        made = _facts(directory)
         try:
-            if backend is Backend.CONTAINER and self._session is not None and os.geteuid() == 0:
-                os.chown(directory, self._session.uid, self._session.gid)
-            if group is not None:
-                shutil.chown(directory, group=group)
-            if mode & 0o077:
-                for above in (top, os.path.dirname(top)):
-                    os.chmod(above, os.stat(above).st_mode & 0o777 | 0o011)  # noqa: S103 - to be passed through
-            os.chmod(directory, mode)
             yield path
         finally:
             if os.getpid() == self._pid:
-                try:
-                    os.rmdir(directory)
-                except OSError:  # there is something in it
+                if plain and _facts(directory) == made and not os.listdir(directory):
+                    spare.append(directory)
+                else:
                     shutil.rmtree(directory, ignore_errors=True)
+
+    def _make_directory(self, directory: str, mode: int, group: int | str | None, backend: Backend) -> None:
+        os.mkdir(directory, 0o700)
+        if backend is Backend.CONTAINER and self._session is not None and os.geteuid() == 0:
+            os.chown(directory, self._session.uid, self._session.gid)
+        if group is not None:
+            shutil.chown(directory, group=group)
+        if mode & 0o077:
+            above = os.path.dirname(directory)
+            for outer in (above, os.path.dirname(above)):
+                os.chmod(outer, os.stat(outer).st_mode & 0o777 | 0o011)  # noqa: S103 - to be passed through
+        os.chmod(directory, mode)
 
     def _directory(self) -> str:
         if self._scratch is None:
-            self._scratch = self._exits.enter_context(scratch_directory())
+            self._scratch = self._exits.enter_context(scratch_directory(short_parent()))
         return self._scratch
 
     # Servers
@@ -371,6 +385,15 @@ class Lab:
             if path is None:
                 path = exits.enter_context(self.path(backend=Backend.THREAD))
             yield PlacedObstacle(Obstacle(kind), exits.enter_context(obstacle(kind, path)))
+
+
+def _facts(directory: str) -> tuple[int, ...] | None:
+    """Whether it is the same, of the same owner and mode; None if it has gone."""
+    try:
+        info = os.lstat(directory)
+    except OSError:
+        return None
+    return info.st_ino, info.st_mode, info.st_uid, info.st_gid
 
 
 def _umask() -> int:

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 
 from udslab.support import fcntl, need_flock
 
-__all__ = ["ROOM", "scratch_directory", "sweep"]
+__all__ = ["ROOM", "scratch_directory", "short_parent", "sweep"]
 
 ROOM = 48
 """How many bytes of ``sun_path`` are left at least below a scratch directory, on every system: it has 104 on macOS."""
@@ -31,11 +31,10 @@ _MARK_TEXT = b"A scratch directory of udslab, which is removed when its owner ha
 def scratch_directory(parent: str | None = None) -> Iterator[str]:
     """A fresh directory, mode 0700, with a short path; removed at the end with all that is in it.
 
-    ``parent``: where, instead of the directory for temporary files, or, if the path of that is too long for sockets,
-    another one for such files. Sweeps it of what dead owners have left.
+    ``parent``: where, instead of the directory for temporary files. Sweeps that of what dead owners have left.
     """
     need_flock()
-    parent = parent or _short(tempfile.gettempdir())
+    parent = parent or tempfile.gettempdir()
     sweep(parent)
     path, fd = _make(parent)
     owner = os.getpid()
@@ -51,8 +50,10 @@ def scratch_directory(parent: str | None = None) -> Iterator[str]:
         os.close(fd)
 
 
-def _short(parent: str) -> str:
-    """``parent``, or one with a path that is short enough, if there is any."""
+def short_parent() -> str:
+    """The directory for temporary files, or, if its path is too long for sockets in a scratch directory, another one
+    for such files, if there is any."""
+    parent = tempfile.gettempdir()
     if len(os.fsencode(parent)) <= _LONGEST:
         return parent
     return next((other for other in _OTHERS if os.access(other, os.W_OK | os.X_OK)), parent)

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Callable
 from typing import Any
 
 import pytest
-
-Inner = Callable[..., pytest.RunResult]
 
 HEAD = """
 import os, signal, socket, stat, subprocess, sys, threading, time
@@ -38,6 +35,8 @@ else:
             os.unlink(path)
         sys.exit(0)
     signal.signal(signal.SIGTERM, end)
+if "killed" in words:
+    os.kill(os.getpid(), signal.SIGKILL)
 if "dies" in words:
     sys.exit("no configuration\\nI give up")
 print("pid", os.getpid(), flush=True)
@@ -69,43 +68,62 @@ while True:
             file.flush()
 '''
 
-ASYNC = ("pytest_asyncio.plugin", "anyio")
 
-
-@pytest.fixture
-def inner(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Inner:
+class Inner:
     """``inner(source, *options, plugins=(), forked=False, files={})``: runs ``source`` as test_x.py, with warnings as
-    errors; in this process unless it is to be ``forked``. Beside it lies server.py, somebody's own server."""
-    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
-    monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
+    errors; in this process unless it is to be ``forked``. Beside it lies server.py, somebody's own server. The methods
+    are about the last run."""
 
-    def run(
+    def __init__(self, pytester: pytest.Pytester) -> None:
+        self.pytester = pytester
+        self.result: pytest.RunResult
+        self._source = ""
+
+    def __call__(
+        self,
         source: str,
         *options: Any,
         plugins: tuple[str, ...] = (),
         forked: bool = False,
         files: dict[str, str] | None = None,
     ) -> pytest.RunResult:
-        named = {"test_x": HEAD + textwrap.dedent(source), "server": SERVER, **(files or {})}
-        pytester.makepyfile(**{name: textwrap.dedent(text) for name, text in named.items()})
+        self._source = (HEAD + textwrap.dedent(source)).strip()
+        named = {"server": SERVER, **(files or {})}
+        named = {name: textwrap.dedent(text) for name, text in named.items()}
+        self.pytester.makepyfile(test_x=self._source, **named)
         words = [word for name in ("pytest_udslab.plugin", *plugins) for word in ("-p", name)]
         words += ["-p", "no:cacheprovider", "-W", "error", *options]
-        return pytester.runpytest_subprocess(*words) if forked else pytester.runpytest_inprocess(*words)
+        run = self.pytester.runpytest_subprocess if forked else self.pytester.runpytest_inprocess
+        self.result = run(*words)
+        return self.result
 
-    return run
+    def line(self, part: str) -> int:
+        """The number in test_x.py of the first line with ``part``."""
+        return 1 + next(n for n, line in enumerate(self._source.splitlines()) if part in line)
+
+    def lines_with(self, part: str) -> list[str]:
+        """The lines of the output in which that stands, plain."""
+        return [self.plain(line) for line in self.result.outlines if part in line]
+
+    def errors(self) -> list[str]:
+        """What stands behind the E of reports, plain."""
+        return [self.plain(line[1:].strip()) for line in self.result.outlines if re.match(r"E +\S", line)]
+
+    def logs(self) -> list[str]:
+        """The titles of logs in reports, plain."""
+        return [self.plain(line.strip("- ")) for line in self.result.outlines if "log of <" in line]
+
+    @staticmethod
+    def plain(text: str) -> str:
+        """Text without what is different each time: where scratch directories are, and numbers."""
+        text = re.sub(r"/[^ ]*/udslab-[^/ ]+/d/\d+/", "/UDS/", text)
+        text = re.sub(r"/UDS/s\d*\b", "/UDS/s", text)
+        return re.sub(r"\b(pids?|process|fd|inode) \d+", r"\1 N", text)
 
 
-def lines_with(result: pytest.RunResult, part: str) -> list[str]:
-    """The lines of the output in which that stands; numbers of processes and scratch directories are N."""
-    return [plain(line) for line in result.outlines if part in line]
-
-
-def plain(text: str) -> str:
-    """Text without what is different each time."""
-    text = re.sub(r"/[^ ]*/udslab-[^/ ]+/d/", "/UDS/", text)
-    return re.sub(r"\b(pids?|process|fd|inode) \d+", r"\1 N", text)
-
-
-def line_of(source: str, part: str) -> int:
-    """The number in test_x.py of the first line of ``source`` with ``part``."""
-    return 1 + next(n for n, line in enumerate((HEAD + textwrap.dedent(source)).lstrip("\n").splitlines()) if part in line)
+@pytest.fixture
+def inner(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Inner:
+    """Runs pytest with the plugin."""
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
+    return Inner(pytester)

@@ -21,7 +21,7 @@ from udslab.containers.labels import Owner
 from udslab.containers.leftovers import sweep
 from udslab.containers.program import Program
 from udslab.reaper import Reaper
-from udslab.scratch import scratch_directory
+from udslab.scratch import scratch_directory, short_parent
 
 __all__ = ["LAB_ID", "Session", "Shared"]
 
@@ -77,7 +77,7 @@ class Session:
 
     def __enter__(self) -> Session:
         try:
-            self._root = self._exits.enter_context(scratch_directory())
+            self._root = self._exits.enter_context(scratch_directory(short_parent()))
             reap = "udslab.containers.leftovers:reap"
             self._exits.enter_context(Reaper(reap, self.engine.again, self.owner.session, self._root))
             sweep(self.engine)

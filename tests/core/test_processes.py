@@ -1,0 +1,471 @@
+"""Somebody's server, started by an agent and followed through its forks: what it does is told, and nothing escapes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import sys
+import time
+
+import pytest
+
+import udslab
+from udslab import NoSuchPath, TimedOut, UdsError
+from udslab.errors import AgentGone
+from udslab.lab import Lab
+from udslab.processes import words
+from udslab.ready import Activated, LogLine
+from udslab.testing import assert_gone, assert_serving, assert_stale
+from udslab.zygote import Zygote
+
+LIMIT = 30.0
+"""Seconds after which something that should happen has not."""
+SOON = 3.0
+"""Seconds in which all ends that should within one: that, and what a busy machine takes."""
+SERVER = """
+import os, signal, socket, sys
+path, *how = sys.argv[1:]
+if "daemon" in how:
+    if os.fork():
+        os._exit(0)
+    os.setsid()
+    if os.fork():
+        os._exit(0)
+def end(number, frame):
+    if "leaves" not in how:
+        os.unlink(path)
+    os._exit(int(how[how.index("code") + 1]) if "code" in how else 0)
+signal.signal(signal.SIGTERM, signal.SIG_IGN if "stubborn" in how else end)
+listener = socket.socket(socket.AF_UNIX) if "LISTEN_FDS" not in os.environ else socket.socket(fileno=3)
+if "LISTEN_FDS" not in os.environ:
+    listener.bind(path)
+    listener.listen()
+print("up", os.getpid(), flush=True)
+while True:
+    client = listener.accept()[0]
+    client.sendall(b"%d %d\\n" % (os.getpid(), os.getppid()))
+    client.close()
+"""
+"""Tells each client its pid and its parent's."""
+
+
+def server(*how):
+    return [sys.executable, "-I", "-S", "-c", SERVER, "{socket}", *map(str, how)]
+
+
+def ask(path):
+    with udslab.connect(path) as client:
+        client.settimeout(LIMIT)
+        return tuple(map(int, client.read_line().split()))
+
+
+def until(condition):
+    """Wait for what no event tells; what it was in the end."""
+    deadline = time.monotonic() + LIMIT
+    while not (found := condition()):
+        assert time.monotonic() < deadline
+        select.select([], [], [], 0.005)
+    return found
+
+
+@contextlib.contextmanager
+def pidfds(pids):
+    fds = []
+    try:
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                fds.append(os.pidfd_open(pid))
+        yield fds
+    finally:
+        for fd in fds:
+            os.close(fd)
+
+
+def ended(fds, seconds):
+    """How many of them have ended, waiting for all at the longest for so long."""
+    deadline = time.monotonic() + seconds
+    return sum(bool(select.select([fd], [], [], max(0.0, deadline - time.monotonic()))[0]) for fd in fds)
+
+
+def parent(pid):
+    with open(f"/proc/{pid}/stat") as file:
+        return int(file.read().rpartition(")")[2].split()[1])
+
+
+@pytest.fixture(scope="module")
+def kept():
+    with Zygote() as zygote:
+        yield zygote
+
+
+@pytest.fixture
+def supervise(kept, sockets):
+    """Starts a command; it ends with the test."""
+    return lambda *command, **options: sockets.enter_context(kept.supervise(command, **options))
+
+
+@pytest.fixture
+def zygote():
+    """One that may be killed."""
+    with Zygote() as zygote:
+        yield zygote
+
+
+@pytest.fixture
+def lab():
+    with Lab() as lab:
+        yield lab
+
+
+def served(zygote, path, *how):
+    """A server that serves, by a zygote."""
+    process = zygote.supervise([word.replace("{socket}", str(path)) for word in server(*how)])
+    until(lambda: udslab.status(path).serving)
+    return process
+
+
+# The words of a command
+
+
+@pytest.mark.parametrize(
+    ("command", "split"),
+    [
+        ("server -p {socket}", ["server", "-p", "/a b"]),
+        ("server --path='{socket}' \"x y\"", ["server", "--path=/a b", "x y"]),
+        ("server unix:{socket},fork {socket}.lock", ["server", "unix:/a b,fork", "/a b.lock"]),
+        (["server", "{socket}", "{other}"], ["server", "/a b", "{other}"]),
+        (["x y", "$HOME", "'"], ["x y", "$HOME", "'"]),
+    ],
+)
+def test_a_commands_words_have_the_path_for_socket_and_no_shell_reads_them(command, split):
+    assert words(command, "/a b") == split
+
+
+# By the agent
+
+
+@pytest.mark.parametrize(
+    ("command", "code"), [("exit 0", 0), ("exit 3", 3), ("kill -9 $$", -9), ("kill -USR1 $$", -10)]
+)
+def test_the_exit_status_is_that_of_the_main_process(supervise, command, code):
+    process = supervise("sh", "-c", command)
+    assert process.wait(LIMIT) == code
+    assert process.returncode == code
+    assert process.end() == code
+    assert process.killed == []
+
+
+def test_how_it_has_ended_is_told_in_words_when_nothing_of_it_lives(supervise):
+    process = supervise("sh", "-c", "echo out; echo err >&2; exit 3")
+    assert until(process.gone) == "has ended with status 3"
+    assert process.output() == "out\nerr\n"
+    assert until(supervise("sh", "-c", "kill -9 $$").gone) == "was ended by SIGKILL"
+
+
+def test_it_is_not_gone_as_long_as_a_daemon_of_it_lives(supervise):
+    process = supervise("sh", "-c", "setsid sleep 1000 & exit 4")
+    assert process.wait(LIMIT) == 4
+    until(lambda: [one["command"] for one in process.tree()] == [["sleep", "1000"]])
+    (daemon,) = process.tree()
+    assert (process.returncode, process.gone()) == (4, None)
+    with pidfds([daemon["pid"]]) as fds:
+        assert process.end(LIMIT) == 4
+        assert ended(fds, 0) == 1
+    assert process.killed == []  # SIGTERM was enough
+    assert process.gone() == "has ended with status 4"
+
+
+def test_a_command_that_is_not_there_is_told_at_once(supervise):
+    with pytest.raises(NoSuchPath) as caught:
+        supervise("/nowhere/at-all")
+    assert caught.value.filename == "/nowhere/at-all"
+
+
+def test_the_tree_is_all_that_lives_below(supervise):
+    process = supervise("sh", "-c", "sleep 1000 & setsid sleep 1001 & wait")
+    wanted = [["sleep", "1000"], ["sleep", "1001"]]
+    until(lambda: sorted(one["command"] for one in process.tree())[1:] == wanted)
+    tree = process.tree()
+    assert process.pid in [one["pid"] for one in tree]
+    with pidfds([one["pid"] for one in tree]) as fds:
+        process.kill()
+        assert ended(fds, 0) == 3
+
+
+def test_a_signal_reaches_the_main_process_alone(supervise):
+    source = "trap 'echo usr1; exit 7' USR1; sleep 1000 & echo up; wait"
+    process = supervise("sh", "-c", source)
+    until(lambda: "up" in process.output())
+    process.send_signal(signal.SIGUSR1)
+    assert process.wait(LIMIT) == 7
+    assert process.output() == "up\nusr1\n"
+    until(lambda: [one["command"] for one in process.tree()] == [["sleep", "1000"]])
+    process.send_signal(signal.SIGUSR1)  # it has exited: does nothing
+    assert [one["command"] for one in process.tree()] == [["sleep", "1000"]]
+
+
+def test_what_does_not_end_is_killed_after_the_grace_and_told(supervise):
+    process = supervise("sh", "-c", "trap '' TERM; echo up; while :; do sleep 1000; done")
+    until(lambda: "up" in process.output() and len(process.tree()) == 2)
+    started = time.monotonic()
+    assert process.end(0.2) == -9
+    assert 0.2 <= time.monotonic() - started < LIMIT
+    assert process.pid in [one["pid"] for one in process.killed]
+    assert all(set(one) == {"pid", "command"} for one in process.killed)
+    assert until(process.gone) == "was ended by SIGKILL"
+
+
+def test_with_no_grace_all_is_killed_at_once(supervise):
+    process = supervise("sh", "-c", "trap '' TERM; setsid sleep 1000 & echo up; sleep 1001")
+    until(lambda: "up" in process.output() and len(process.tree()) == 3)
+    with pidfds([one["pid"] for one in process.tree()]) as fds:
+        assert process.end(0) == -9
+        assert ended(fds, 0) == 3
+    assert {one["pid"] for one in process.killed} >= {process.pid}
+
+
+def test_one_that_has_ended_may_be_ended_again(supervise):
+    process = supervise("sh", "-c", "trap 'exit 5' TERM; echo up; sleep 1000 & wait")
+    until(lambda: "up" in process.output())
+    assert [process.end(LIMIT), process.end(LIMIT), process.kill(), process.wait(0)] == [5, 5, 5, 5]
+
+
+def test_a_stopped_one_is_ended_by_its_signal(supervise, path):
+    process = supervise("sh", "-c", "trap 'exit 5' TERM; echo up; sleep 1000 & wait")
+    until(lambda: "up" in process.output())
+    process.freeze()
+    with open(f"/proc/{process.pid}/stat") as file:
+        assert file.read().rpartition(")")[2].split()[0] == "T"
+    assert process.end(LIMIT) == 5
+
+
+def test_waiting_for_one_that_does_not_end_times_out(supervise):
+    process = supervise("sleep", "1000")
+    with pytest.raises(TimedOut):
+        process.wait(0.01)
+    assert process.returncode is None
+
+
+def test_its_surroundings_are_those_that_are_given(supervise, directory):
+    given = {"env": {"PATH": os.defpath, "A": "x"}, "cwd": str(directory), "umask": 0o027}
+    process = supervise("sh", "-c", 'echo "$A" "$HOME" "$PWD"; umask', **given)
+    assert process.wait(LIMIT) == 0
+    assert process.output() == f"x  {directory}\n0027\n"
+
+
+# What is killed
+
+
+@pytest.mark.parametrize("how", [(), ("daemon",), ("stubborn",), ("daemon", "stubborn")])
+def test_when_its_supervisor_is_killed_the_agent_kills_its_command(zygote, path, how):
+    served(zygote, path, *how)
+    pid, above = ask(path)
+    supervisor = above if "daemon" in how else parent(pid)
+    assert parent(supervisor) == zygote.info().pid
+    with pidfds([supervisor, pid]) as fds:
+        signal.pidfd_send_signal(fds[0], signal.SIGKILL)
+        assert ended(fds, SOON) == 2
+    assert_stale(path)
+    assert zygote.alive
+    with zygote.serve(path):
+        assert_serving(path)
+
+
+@pytest.mark.parametrize("how", [(), ("daemon",), ("stubborn",), ("daemon", "stubborn")])
+def test_when_the_agent_is_killed_everything_is_gone(zygote, path, how):
+    process = served(zygote, path, *how)
+    pid, above = ask(path)
+    with pidfds([zygote.info().pid, above, pid]) as fds:
+        signal.pidfd_send_signal(fds[0], signal.SIGKILL)
+        assert ended(fds, SOON) == len(fds) == 3
+    assert_stale(path)
+    with pytest.raises(AgentGone):
+        process.end()
+
+
+@pytest.mark.parametrize("how", [(), ("daemon",), ("stubborn",), ("daemon", "stubborn")])
+@pytest.mark.parametrize("stopped", [False, True])
+def test_when_the_agent_is_told_to_end_everything_is_gone_soon(zygote, path, how, stopped):
+    process = served(zygote, path, *how)
+    pid, above = ask(path)
+    if stopped:
+        process.freeze() if "daemon" not in how else os.kill(pid, signal.SIGSTOP)
+    with pidfds([zygote.info().pid, above, pid]) as fds:
+        signal.pidfd_send_signal(fds[0], signal.SIGTERM)
+        assert ended(fds, SOON) == len(fds) == 3
+    (assert_stale if "stubborn" in how else assert_gone)(path)
+
+
+# By the lab
+
+
+def test_it_serves_in_its_block_and_has_gone_after_it(lab):
+    with lab.process(server()) as process:
+        assert_serving(process.path)
+        assert ask(process.path)[0] == process.pid == process.tree()[0]
+        assert process.returncode is None
+        assert process.status().serving
+        assert os.getcwd() == os.readlink(f"/proc/{process.pid}/cwd")
+    assert (process.left, process.killed) == ([], False)
+    assert_gone(process.path)
+    assert not os.path.exists(f"/proc/{process.pid}")
+
+
+def test_a_daemon_is_followed_and_ended(lab):
+    with lab.process(server("daemon")) as process:
+        pid, _ = ask(process.path)
+        assert process.wait(LIMIT) == 0
+        assert (process.returncode, process.tree()) == (0, [pid])
+        with pidfds([pid]) as fds:
+            assert process.stop() == 0
+            assert ended(fds, 0) == 1
+    assert process.left == []
+
+
+def test_it_may_be_at_a_path_of_ones_own(lab, path):
+    with lab.process(server(), str(path)) as process:
+        assert process.path == str(path)
+        ask(path)
+    assert_gone(path)
+    assert path.parent.exists()
+
+
+def test_what_it_leaves_at_its_end_is_told(lab):
+    with lab.process(server("leaves", "code", 3)) as process:
+        assert process.stop() == 3
+        assert process.left == [f"socket file {process.path} (stale)"]
+        assert not process.killed
+
+
+def test_what_had_to_be_killed_is_told(lab):
+    with lab.process(server("stubborn")) as process:
+        assert process.stop(0.05) == -9
+        assert process.killed
+        (left,) = process.left
+        assert left.startswith(f"process {process.pid} ({sys.executable} -I -S -c ")
+        assert left.endswith("), which had to be killed")
+        assert_stale(process.path)
+
+
+def test_a_killed_one_is_gone_with_all_of_it_and_leaves_its_file_stale(lab):
+    with lab.process(server("daemon")) as process:
+        pid, _ = ask(process.path)
+        with pidfds([pid]) as fds:
+            assert process.kill() == 0  # its first process had ended well
+            assert ended(fds, 0) == 1
+        assert process.killed
+        assert_stale(process.path)
+    assert process.left == []  # it was the test that killed it
+
+
+def test_a_restart_ends_it_and_starts_it_anew_at_the_same_path_and_keeps_its_log(lab):
+    with lab.process(server()) as process:
+        first, path = process.pid, process.path
+        process.restart()
+        assert process.path == path
+        assert ask(path)[0] == process.pid != first
+        assert not os.path.exists(f"/proc/{first}")
+        assert process.log() == f"up {first}\nup {process.pid}\n"
+        assert (process.left, process.killed) == ([], False)
+
+
+def test_after_a_restart_it_counts_as_killed_no_more_and_what_it_leaves_is_told(lab):
+    with lab.process(server("leaves")) as process:
+        process.kill()
+        os.unlink(process.path)
+        process.restart()
+        assert not process.killed
+        process.stop()
+        assert process.left == [f"socket file {process.path} (stale)"]
+
+
+def test_one_that_has_ended_by_itself_may_be_restarted(lab):
+    with lab.process(server()) as process:
+        os.kill(process.pid, signal.SIGTERM)
+        assert process.wait(LIMIT) == 0
+        process.restart()
+        ask(process.path)
+
+
+def test_a_paused_one_listens_and_answers_nobody_until_it_is_resumed(lab):
+    with lab.process(server()) as process, lab.connect(process.path, timeout=LIMIT) as first:
+        assert first.read_line()
+        process.pause()
+        with lab.connect(process.path, timeout=LIMIT) as client:
+            assert not select.select([client], [], [], 0.05)[0]
+            assert_serving(process.path)
+            process.resume()
+            assert client.read_line().split()[0] == b"%d" % process.pid
+        process.pause()
+    assert process.left == []
+    assert_gone(process.path)
+
+
+def test_it_has_this_processs_surroundings_as_they_are_now_and_what_is_given(lab, directory, monkeypatch):
+    lab.prepare("process")
+    monkeypatch.setenv("UDSLAB_TEST_A", "a")
+    monkeypatch.setenv("UDSLAB_TEST_B", "b")
+    monkeypatch.chdir(directory)
+    before = os.umask(0o027)
+    source = 'echo "$UDSLAB_TEST_A" "$UDSLAB_TEST_B" "$PWD" $(umask); exec sleep 1000'
+    try:
+        with lab.process(["sh", "-c", source], env={"UDSLAB_TEST_B": "c"}, ready=LogLine("\n")) as process:
+            assert process.log() == f"a c {directory} 0027\n"
+        with lab.process(["sh", "-c", source], cwd="/", umask=0o002, ready=LogLine("\n")) as process:
+            assert process.log() == "a b / 0002\n"
+    finally:
+        os.umask(before)
+
+
+def test_a_socket_can_be_handed_over_to_it(lab):
+    with lab.process(server(), ready=Activated()) as process:
+        assert process.status().serving
+        assert ask(process.path)[0] == process.pid
+
+
+def test_one_that_ends_before_it_serves_is_told_at_once_with_its_last_lines(lab):
+    started = time.monotonic()
+    with pytest.raises(UdsError) as caught, lab.process(["sh", "-c", "echo no configuration; exit 3"], timeout=LIMIT):
+        pass
+    assert time.monotonic() - started < LIMIT / 2
+    text = str(caught.value)
+    assert "sh has ended with status 3 and the path is absent" in text
+    assert text.endswith("its last lines: no configuration")
+
+
+def test_one_that_never_serves_is_timed_out_and_ended(lab):
+    pids = []
+    with pytest.raises(TimedOut) as caught, lab.process(["sh", "-c", "echo $$; exec sleep 1000"], timeout=0.5):
+        pass
+    pids = [int(word) for word in str(caught.value).rpartition(": ")[2].split()]
+    assert len(pids) == 1
+    assert not os.path.exists(f"/proc/{pids[0]}")
+
+
+def test_a_command_that_is_not_there_leaves_nothing(lab):
+    with pytest.raises(NoSuchPath), lab.process("/nowhere/at-all {socket}"):
+        pass
+    with lab.path() as path:
+        assert os.listdir(os.path.dirname(os.path.dirname(path))) == [os.path.basename(os.path.dirname(path))]
+
+
+def test_it_is_ended_also_when_its_block_is_left_by_an_error(lab):
+    with pytest.raises(KeyError), lab.process(server()) as process:
+        raise KeyError
+    assert_gone(process.path)
+    assert not os.path.exists(f"/proc/{process.pid}")
+
+
+def test_at_the_labs_end_all_of_it_has_gone():
+    with Lab() as lab:
+        block = lab.process(server("daemon", "stubborn"))
+        process = block.__enter__()  # which is left too late
+        pid, _ = ask(process.path)
+        with pidfds([pid]) as fds:
+            lab.__exit__()
+            assert ended(fds, SOON) == 1
+        assert_gone(process.path)
+        with pytest.raises(AgentGone):
+            block.__exit__(None, None, None)

@@ -4,7 +4,6 @@
 is at a path. Importing this needs the standard library of Python alone.
 """
 
-# ruff: noqa: F401 - the imports are for type checkers, __all__ for everybody
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -74,7 +73,41 @@ _WHERE = {
     "listen": "listener",
     "status": "state",
 }
-__all__ = list(_WHERE)
+__all__ = [
+    "AccessDenied",
+    "Address",
+    "AddressError",
+    "AddressInUse",
+    "AddressKind",
+    "AgentGone",
+    "BoundSocket",
+    "CallerRejected",
+    "Connection",
+    "Credentials",
+    "EngineError",
+    "FileKind",
+    "Listener",
+    "LockTimeout",
+    "NoSuchPath",
+    "OnExisting",
+    "PathLost",
+    "PeerGone",
+    "Refused",
+    "ServiceError",
+    "SocketType",
+    "Stage",
+    "State",
+    "Status",
+    "TimedOut",
+    "UdsError",
+    "Unsupported",
+    "WrongType",
+    "bind",
+    "connect",
+    "inherited",
+    "listen",
+    "status",
+]
 
 
 def __getattr__(name: str) -> Any:

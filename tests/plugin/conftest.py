@@ -56,6 +56,7 @@ if "notify" in words:
     notify(b"READY=1")
 if "status" in words:
     notify(b"STATUS=reading the data base")
+    os._exit(3)
 if "log" in words:
     print("ready to serve", flush=True)
 if "check" in words:

@@ -1,10 +1,13 @@
 """An X server without a screen, and a real client of it."""
 
+import re
 import subprocess
 
 import pytest
 from udslab.ready import Listening, LogLine
 from udslab.testing import assert_gone, assert_serving
+
+NUMBER = LogLine(r"(?m)^(\d+)\n")
 
 
 @pytest.fixture(scope="session")
@@ -21,8 +24,8 @@ def display(uds, xvfb):
     -displayfd, the server finds a display that is free by itself, and writes its number when it serves: to descriptor
     1, standard output, which is in the log.
     """
-    with uds.process([*xvfb, "-displayfd", "1"], ready=LogLine(r"(?m)^\d+$")) as server:
-        yield ":" + server.log().split()[0]
+    with uds.process([*xvfb, "-displayfd", "1"], ready=NUMBER) as server:
+        yield ":" + re.search(NUMBER.pattern, server.log())[1]
 
 
 def test_a_client_finds_it(display, program):
@@ -45,4 +48,4 @@ def test_a_display_is_had_only_once(display, make_uds_process, xvfb):
     path = f"/tmp/.X11-unix/X{display[1:]}"
     # Not ready=Listening(): somebody listens there already.
     with pytest.raises(OSError, match="already running"):
-        make_uds_process([*xvfb, display, "-displayfd", "1"], path, ready=LogLine(r"(?m)^\d+$"))
+        make_uds_process([*xvfb, display, "-displayfd", "1"], path, ready=NUMBER)

@@ -12,9 +12,9 @@ import pytest
 from images import IMAGE
 from pytest_udslab.fixtures import SETTINGS
 from pytest_udslab.options import lacking
-from udslab.backends import Backend
 from udslab.containers import Container, Engine, Session, Shared
 from udslab.errors import EngineError
+from udslab.needs import Backend
 
 
 @pytest.fixture(scope="session")

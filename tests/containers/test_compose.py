@@ -16,9 +16,9 @@ import pytest
 from images import IMAGE
 from pytest_udslab.fixtures import SETTINGS
 from pytest_udslab.options import lacking
-from udslab.backends import Backend
 from udslab.containers import Engine
 from udslab.deadline import Deadline
+from udslab.needs import Backend
 from udslab.spawn import Process
 
 ROOT = Path(__file__).parents[2]

@@ -8,6 +8,12 @@ from typing import Any
 
 import pytest
 
+from pytest_udslab.fixtures import SETTINGS
+from pytest_udslab.options import lacking
+from udslab.containers import Engine  # before any run in this process, which forgets what it has imported
+from udslab.errors import EngineError
+from udslab.needs import Backend
+
 HEAD = """
 import os, signal, socket, stat, subprocess, sys, threading, time
 import pytest
@@ -93,7 +99,9 @@ class Inner:
         named = {name: textwrap.dedent(text) for name, text in named.items()}
         self.pytester.makepyfile(test_x=self._source, **named)
         words = [word for name in ("pytest_udslab.plugin", *plugins) for word in ("-p", name)]
-        words += ["-p", "no:cacheprovider", "-W", "error", *options]
+        # pytest 8.4 complains of a plugin that this process has imported already.
+        rewrite = "ignore:Module already imported:pytest.PytestAssertRewriteWarning"
+        words += ["-p", "no:cacheprovider", "-W", "error", "-W", rewrite, *options]
         run = self.pytester.runpytest_subprocess if forked else self.pytester.runpytest_inprocess
         self.result = run(*words)
         return self.result
@@ -128,3 +136,13 @@ def inner(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Inner:
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
     return Inner(pytester)
+
+
+@pytest.fixture(scope="session")
+def engine(request: pytest.FixtureRequest) -> None:
+    """A container engine, with the lab's base image."""
+    try:
+        with Engine() as engine:
+            engine.image_machine("udslab-base:debian-12")
+    except EngineError as error:
+        lacking(request.config.stash[SETTINGS], Backend.CONTAINER, str(error))

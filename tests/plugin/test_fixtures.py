@@ -227,13 +227,18 @@ def test_a_failed_tests_files_are_kept_and_its_sockets_told(inner):
             with socket.socket(socket.AF_UNIX) as sock:
                 sock.bind(path + ".stale")
             listener = socket.socket(socket.AF_UNIX)
+            KEPT.append(listener)
             listener.bind(path + ".up")
             listener.listen()
             make_uds_path("nothing")
             assert 0
+
+        KEPT = []
+
+        def test_close(): KEPT[0].close()
     """
     result = inner(source)
-    result.assert_outcomes(failed=1, errors=1)
+    result.assert_outcomes(failed=1, errors=1, passed=1)
     at = next(n for n, line in enumerate(result.outlines) if "- directory of make_uds_path -" in line)
     kept = Path(result.outlines[at + 1].rpartition(" ")[2])
     assert [inner.plain(line) for line in result.outlines[at + 1 : at + 7]] == [
@@ -668,7 +673,9 @@ def test_a_client_is_a_socket_that_reads_lines_and_ends_with_the_test(inner):
             os.unlink(uds_path)
 
         def test_bound(uds_server, make_uds_client, uds_path):
-            make_uds_client(uds_server, bind=uds_path).sendall(b"x")
+            client = make_uds_client(uds_server, bind=uds_path)
+            client.sendall(b"x")
+            assert client.recv(1) == b"X"
             assert uds_server.connections[0].address == uds_path
 
         def test_any_path(tmp_path, make_uds_client):

@@ -17,6 +17,7 @@ HEADER = f"udslab: {udslab.__version__}, sun_path 108 bytes"
 def one_test(pytester: pytest.Pytester) -> pytest.Pytester:
     """A project with a test that passes."""
     pytester.makepyfile("def test_it(): pass")
+    pytester.makeini("[pytest]\nasyncio_default_fixture_loop_scope = function")  # or pytest-asyncio complains
     return pytester
 
 

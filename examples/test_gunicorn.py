@@ -21,7 +21,9 @@ def test_it_answers_at_its_socket(make_uds_process, get):
 
 
 def test_it_tidies_up_when_it_is_stopped(make_uds_process, get):
-    server = make_uds_process([*GUNICORN, "--workers", "2", "--umask", "007"], cwd=HERE)
+    # It listens before its workers have come up, and one that is about to misses the signal to end: not for long.
+    options = ["--workers", "2", "--graceful-timeout", "1", "--umask", "007"]
+    server = make_uds_process([*GUNICORN, *options], cwd=HERE)
     assert get(server.path)[0] == 200
     assert stat.filemode(Path(server.path).stat().st_mode) == "srwxrwx---"
     server.stop()

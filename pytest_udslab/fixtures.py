@@ -140,9 +140,10 @@ def make_uds_path(_uds_maker: _Maker, _uds_last: ExitStack) -> Callable[..., str
 def _tell_sockets(maker: _Maker, directory: str, made: Made) -> None:
     from udslab.state import status
 
-    killed = {other.thing.path for other in made_for(maker.node) if getattr(other.thing, "killed", False)}
+    things = made_for(maker.node)
+    expected = {other.thing.path for other in things if other.may_leave or getattr(other.thing, "killed", False)}
     for entry in os.scandir(directory) if os.path.isdir(directory) else ():
-        if stat.S_ISSOCK(entry.stat(follow_symlinks=False).st_mode) and entry.path not in killed:
+        if stat.S_ISSOCK(entry.stat(follow_symlinks=False).st_mode) and entry.path not in expected:
             found = status(entry.path, owners=True)
             _tell_left(maker.node, f"socket file {entry.path} ({found.describe()}), in the directory {made}")
 
@@ -239,7 +240,7 @@ def make_uds_process(
             undo = exits.enter_context(ExitStack())
             with _FailingThere():
                 process = undo.enter_context(uds.process(command, path, **options))
-            made = Made("make_uds_process", where_called(), process)
+            made = Made("make_uds_process", where_called(), process, may_leave=expect_left)
             made_for(node).append(made)
 
             @exits.callback

@@ -114,6 +114,10 @@ class ThreadRun:
         self.stop()
 
 
+_GRACE = 5.0
+"""Seconds that a server gets to end besides those that its clients get."""
+
+
 class AgentRun:
     """A server that an agent has forked, beside this process or in a container."""
 
@@ -124,6 +128,7 @@ class AgentRun:
     ) -> None:
         self._process: RemoteProcess = remote.serve(address, service, record=True, surroundings=surroundings, **options)
         self.pid = self._process.pid
+        self._drain = options.get("drain", 0.0)
 
     def record(self) -> list[Recorded]:
         """See :class:`Run`."""
@@ -135,7 +140,7 @@ class AgentRun:
 
     def stop(self) -> None:
         """See :class:`Run`."""
-        self._process.end()
+        self._process.end(self._drain + _GRACE)
 
     def kill(self) -> None:
         """See :class:`Run`."""
@@ -151,4 +156,6 @@ class AgentRun:
 
     def close(self) -> None:
         """See :class:`Run`."""
+        if self._drain:
+            self.stop()
         self._process.__exit__()

@@ -14,14 +14,14 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from udslab.address import MAX_PATH, Address, AddressLike
 from udslab.backends import AgentRun, Run, ThreadRun, refuse
 from udslab.connection import Connection, connect
-from udslab.errors import AddressError, Stage, Unsupported
+from udslab.errors import AddressError, AgentGone, Stage, Unsupported
 from udslab.handlers import Handler
 from udslab.needs import Backend, Need, Options, why_not
 from udslab.obstacles import Obstacle, obstacle
@@ -225,8 +225,12 @@ class Lab:
             return lambda options: ThreadRun(address, service, handler, **options)
         assert isinstance(service, str)
         if backend is Backend.PROCESS:
-            zygote = self._have_zygote()
-            return lambda options: AgentRun(zygote, address, service, zygote.surroundings(), umask=_umask(), **options)
+
+            def start(options: dict[str, Any]) -> Run:
+                zygote = self._have_zygote()
+                return AgentRun(zygote, address, service, zygote.surroundings(), umask=_umask(), **options)
+
+            return start
         kept = self._keep(distro)
         top = os.fsencode(kept.shared.path)
         if os.path.commonpath([top, os.path.abspath(address.name)]) != top:
@@ -475,8 +479,10 @@ class RunningServer:
 
     def restart(self) -> None:
         """End it, if it has not ended, and start it anew at the same address with the same options."""
-        self._run.stop()
-        self._before, self._log, failures = self.connections, self.log(), self.failures
+        with suppress(AgentGone):  # it has gone with its zygote, and its record, too
+            self._run.stop()
+            self._before, self._log = self.connections, self.log()
+        failures = self.failures
         self._close()
         self._run = self._start()
         self._failures = failures

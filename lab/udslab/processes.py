@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, Protocol, Union
 
+from udslab.errors import AgentGone
 from udslab.ready import Condition, Followed, Readiness
 from udslab.state import State, Status, status
 
@@ -162,8 +164,9 @@ class RunningProcess:
         """Stop it, if it lives, and forget it."""
         if self._runs:
             self._runs = False
-            if self._process.gone() is None:
-                self.stop()
+            with suppress(AgentGone):  # and all that it had started
+                if self._process.gone() is None:
+                    self.stop()
             self._process.__exit__()
 
     def __repr__(self) -> str:

@@ -403,7 +403,7 @@ class Agent:
             with suppress(OSError):
                 child.channel.shutdown(socket.SHUT_WR)
         if child.op == "supervise":
-            child.unsent += line({"op": "end", "grace": grace})
+            child.unsent += line({"op": "end", "grace": grace} if grace else {"op": "kill"})
             self._push(child)
             self._at(now() + grace + _SUPERVISORS_GRACE, lambda: self._kill_if_alive(child))
             return

@@ -282,7 +282,7 @@ class _Wait:
         while True:
             watched = self._watch()
             # In this order: what it has done before it ended counts.
-            gone = self._gone(ready)
+            gone = self._gone()
             self._take_in()
             found = self._look(self._address)
             self._missing = [condition for condition in self._missing if not self._holds(condition, found)]
@@ -303,10 +303,9 @@ class _Wait:
         self._watcher.drain()
         return self._watcher.watch(self._address.name)
 
-    def _gone(self, ready: set[int]) -> str | None:
-        if self._process is None or (self._end is not None and self._end not in ready):
-            return None
-        return self._process.gone()
+    def _gone(self) -> str | None:
+        # Also where its descriptor tells nothing: whoever has asked for something else may have taken it in.
+        return None if self._process is None else self._process.gone()
 
     def _take_in(self) -> None:
         more = self._notified.hear() if self._notified is not None else None

@@ -229,7 +229,7 @@ def make_uds_process(
     with ExitStack() as exits:
 
         def make(
-            command: Command, path: str | None = None, *, expect_left: bool = False, **options: Any
+            command: Command, path: str | os.PathLike[str] | None = None, *, expect_left: bool = False, **options: Any
         ) -> RunningProcess:
             __tracebackhide__ = True
             try:

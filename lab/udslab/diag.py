@@ -7,13 +7,14 @@ exact answer is :func:`describe`, about a socket whose inode number is known.
 
 from __future__ import annotations
 
+import _socket
 import errno
 import os
 import re
 import socket
 import struct
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 
 from udslab import mounts
@@ -94,7 +95,8 @@ def _query(inode: int, flags: int) -> Iterator[Entry]:
         _ANY_COOKIE,
         _ANY_COOKIE,
     )
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as netlink:
+    # The C type: pytest-socket forbids all of socket.socket but AF_UNIX.
+    with closing(_socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG)) as netlink:
         header = _HEADER.pack(_HEADER.size + len(request), _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST | flags, 1, 0)
         netlink.send(header + request)
         while True:

@@ -249,13 +249,13 @@ class Lab:
     def process(
         self,
         command: Command,
-        path: str | None = None,
+        path: str | os.PathLike[str] | None = None,
         *,
         image: str | None = None,
         ready: Condition | Sequence[Condition] = LISTENING,
         timeout: float = 10.0,
         env: Mapping[str, str] | None = None,
-        cwd: str | None = None,
+        cwd: str | os.PathLike[str] | None = None,
         umask: int | None = None,
     ) -> Iterator[RunningProcess]:
         """Somebody's server: ``command``, with ``path`` (or a fresh one) for ``{socket}`` in its words. It is started
@@ -275,6 +275,7 @@ class Lab:
                 path = exits.enter_context(
                     self.path(backend=Backend.PROCESS) if image is None else self._path_for_programs()
                 )
+            path = os.fspath(path)
             line = words(command, path)
             if image is not None:
                 begin = self._program_starter(image, line, path, env or {})
@@ -283,7 +284,7 @@ class Lab:
                 yield process
                 return
             zygote = self._have_zygote()
-            cwd = cwd or os.getcwd()
+            cwd = os.fspath(cwd or os.getcwd())
             umask = _umask() if umask is None else umask
 
             def start(readiness: Readiness) -> SupervisedProcess:

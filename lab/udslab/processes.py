@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Protocol, Union
 
+from udslab.address import Address
 from udslab.errors import AgentGone
-from udslab.ready import Condition, Followed, Readiness
+from udslab.ready import Condition, Followed, Readiness, file_of
 from udslab.state import State, Status, status
 
 __all__ = ["Command", "RunningProcess", "words"]
@@ -86,7 +87,10 @@ class RunningProcess:
         self._begin()
 
     def _begin(self) -> None:
-        with Readiness(self.path, self._ready, directory=os.path.dirname(self.path)) as readiness:
+        # A socket that is served now is somebody else's; as long as it is, no other file gets its inode.
+        others = file_of(Address.parse(self.path)) if self.status().serving else None
+        directory = os.path.dirname(self.path)
+        with Readiness(self.path, self._ready, directory=directory, others=others) as readiness:
             process = self._start(readiness)
             try:
                 readiness.wait(process, self._timeout)
@@ -94,6 +98,7 @@ class RunningProcess:
                 process.__exit__()
                 raise
         self._process = process
+        self._others = others
         self._runs, self.killed = True, False
 
     @property
@@ -134,7 +139,9 @@ class RunningProcess:
             self.left.append(f"process {found['pid']} ({shlex.join(found['command'])}), which had to be killed")
             self.killed = True
         there = self.status()
-        if there.state not in (State.ABSENT, State.UNREACHABLE) and not self.killed:
+        sockets = (State.BOUND, State.LISTENING, State.STALE)
+        ours = there.state in sockets and file_of(Address.parse(self.path)) != self._others
+        if ours and not self.killed:
             self.left.append(f"socket file {self.path} ({there.describe()})")
         return code
 

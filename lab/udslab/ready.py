@@ -35,6 +35,7 @@ __all__ = [
     "Notify",
     "Readiness",
     "Watcher",
+    "file_of",
     "wait_listening",
 ]
 
@@ -198,13 +199,20 @@ class Readiness:
 
     Made before the server is started, which must find ``env`` in its environment, and is started with ``options``
     besides (of the message that :func:`udslab.supervisor.supervise` takes). ``directory``: where the socket of
-    :class:`Notify` is made, by a name of its own.
+    :class:`Notify` is made, by a name of its own. ``others``: device and inode of a socket file of somebody else's that
+    was there before, and does not count.
     """
 
     def __init__(
-        self, address: AddressLike, conditions: Sequence[Condition] = (LISTENING,), *, directory: str | None = None
+        self,
+        address: AddressLike,
+        conditions: Sequence[Condition] = (LISTENING,),
+        *,
+        directory: str | None = None,
+        others: tuple[int, int] | None = None,
     ) -> None:
         self.address = Address.parse(address)
+        self.others = others
         self.conditions = tuple(conditions)
         self.env: dict[str, str] = {}
         self.options: dict[str, Any] = {}
@@ -248,6 +256,15 @@ def wait_listening(address: AddressLike, process: Followed | None = None, timeou
     return Readiness(address).wait(process, timeout)
 
 
+def file_of(address: Address) -> tuple[int, int] | None:
+    """Device and inode of the file that a path leads to; None if there is none."""
+    if address.is_pathname:
+        with suppress(OSError):
+            info = os.stat(address.name)
+            return info.st_dev, info.st_ino
+    return None
+
+
 class _Wait:
     """One wait. What holds once is not asked for again."""
 
@@ -262,6 +279,7 @@ class _Wait:
     ) -> None:
         self._notified = notified
         self._address = readiness.address
+        self._others = readiness.others
         self._process = process
         self._end = process.fileno() if process is not None else None
         self._timeout = timeout
@@ -321,7 +339,7 @@ class _Wait:
 
     def _holds(self, condition: Condition, found: Status) -> bool:
         if isinstance(condition, (Listening, Activated)):
-            return found.serving
+            return found.serving and (self._others is None or file_of(self._address) != self._others)
         if isinstance(condition, LogLine):
             return self._process is not None and re.search(condition.pattern, self._process.output()) is not None
         if isinstance(condition, Notify):
@@ -357,7 +375,7 @@ class _Wait:
     def _lack(self, condition: Condition) -> str:
         """In words, what is missing."""
         if isinstance(condition, (Listening, Activated)):
-            return "nothing serves the path"
+            return "nothing serves the path" + (" but who did before" if self._others else "")
         if isinstance(condition, LogLine):
             return f"it has written no {condition.pattern!r}"
         if isinstance(condition, Notify):

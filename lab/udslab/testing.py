@@ -59,6 +59,8 @@ def _fingerprint(path: str | bytes | os.PathLike[str]) -> dict[str, object]:
         info = os.lstat(path)
     except FileNotFoundError:
         return {"there": False}
+    except PermissionError:
+        return {"there": "cannot be told"}
     facts: dict[str, object] = {
         "there": True,
         "inode": (info.st_dev, info.st_ino),

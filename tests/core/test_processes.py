@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import signal
@@ -468,3 +469,28 @@ def test_at_the_labs_end_all_of_it_has_gone():
             assert ended(fds, SOON) == 1
         assert_gone(process.path)
         block.__exit__(None, None, None)
+
+
+def test_who_listened_there_before_does_not_count(lab, make_socket):
+    with lab.path() as path:
+        make_socket(path, backlog=1)
+        with (
+            pytest.raises(UdsError, match="has ended with status 1 and the path is listening") as caught,
+            lab.process(["sh", "-c", "exit 1"], path),
+        ):
+            pass
+        assert caught.value.errno == errno.ECHILD
+        assert_serving(path)
+
+
+@pytest.mark.parametrize("number", range(5))
+def test_one_that_has_ended_before_it_is_waited_for_is_told_at_once(lab, number):
+    with pytest.raises(UdsError, match="has ended with status 1") as caught, lab.process(["false"], timeout=LIMIT):
+        pass
+    assert not isinstance(caught.value, TimedOut)
+
+
+def test_paths_may_be_path_objects(lab, directory):
+    with lab.process(server(), directory / "s", cwd=directory) as process:
+        assert process.path == str(directory / "s")
+        assert_serving(directory / "s")

@@ -221,9 +221,9 @@ def make_uds_process(
     request: pytest.FixtureRequest, uds: Lab, _uds_last: ExitStack
 ) -> Iterator[Callable[..., RunningProcess]]:
     """``make_uds_process(command, path=None, *, ready=LISTENING, timeout=10.0, env=None, cwd=None, umask=None,
-    expect_left=False)``: your own server, with its path for ``{socket}`` in its command. It runs outside of pytest's
-    process, is followed through its forks, and serves when this returns; with ``image="…"`` in a container of your own
-    image: see :meth:`udslab.lab.Lab.process`. What it
+    stop_signal=SIGTERM, expect_left=False)``: your own server, with its path for ``{socket}`` in its command. It runs
+    outside of pytest's process, is followed through its forks, and serves when this returns; with ``image="…"`` in a
+    container of your own image: see :meth:`udslab.lab.Lab.process`. What it
     leaves at its end, a socket file or a process, is a leak unless that is expected."""
     node: pytest.Item = request.node
     with ExitStack() as exits:
@@ -256,21 +256,20 @@ def make_uds_process(
 
 
 @pytest.fixture
-def make_uds_obstacle(uds: Lab, _uds_last: ExitStack) -> Iterator[Callable[..., PlacedObstacle]]:
+def make_uds_obstacle(uds: Lab, _uds_last: ExitStack) -> Callable[..., PlacedObstacle]:
     """``make_uds_obstacle(kind, path=None)``: puts something in the way of a server, at ``path`` or at a fresh one;
     gives its ``kind`` and the ``path`` that it is in the way of. The kinds are those of
     :class:`udslab.obstacles.Obstacle`."""
-    with ExitStack() as exits:
 
-        def make(kind: Obstacle | str, path: AddressLike | None = None) -> PlacedObstacle:
-            __tracebackhide__ = True
-            try:
-                with _FailingThere():
-                    return exits.enter_context(uds.obstacle(kind, path))
-            except Unsupported as error:
-                pytest.skip(str(error))
+    def make(kind: Obstacle | str, path: AddressLike | None = None) -> PlacedObstacle:
+        __tracebackhide__ = True
+        try:
+            with _FailingThere():
+                return _uds_last.enter_context(uds.obstacle(kind, path))
+        except Unsupported as error:
+            pytest.skip(str(error))
 
-        yield make
+    return make
 
 
 @pytest.fixture

@@ -101,6 +101,8 @@ class _Child:
     """Of a supervisor: how the command that it follows has ended."""
     watching: set[int] = field(default_factory=set)
     """The ids of the requests that are answered when that has."""
+    stop_signal: int = signal.SIGTERM
+    """Of a supervisor: what its command is told to end by."""
     killed: list[Message] | None = None
     """Of a supervisor that has ended: what had to be killed."""
 
@@ -386,6 +388,7 @@ class Agent:
         child = self._child(message)
         grace = message.get("grace", 0.0)
         child.forgotten = message.get("forget", False)
+        child.stop_signal = message.get("signal", child.stop_signal)
         if child.code is not None:
             self._answer(message["id"], child.end)
             if child.forgotten:
@@ -403,7 +406,8 @@ class Agent:
             with suppress(OSError):
                 child.channel.shutdown(socket.SHUT_WR)
         if child.op == "supervise":
-            child.unsent += line({"op": "end", "grace": grace} if grace else {"op": "kill"})
+            end = {"op": "end", "grace": grace, "signal": child.stop_signal}
+            child.unsent += line(end if grace else {"op": "kill"})
             self._push(child)
             self._at(now() + grace + _SUPERVISORS_GRACE, lambda: self._kill_if_alive(child))
             return

@@ -12,6 +12,7 @@ import errno
 import itertools
 import os
 import shutil
+import signal
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -257,6 +258,7 @@ class Lab:
         env: Mapping[str, str] | None = None,
         cwd: str | os.PathLike[str] | None = None,
         umask: int | None = None,
+        stop_signal: int = signal.SIGTERM,
     ) -> Iterator[RunningProcess]:
         """Somebody's server: ``command``, with ``path`` (or a fresh one) for ``{socket}`` in its words. It is started
         by the zygote, followed through its forks, and serves when this is entered: what ``ready`` says holds. SIGTERM
@@ -279,7 +281,7 @@ class Lab:
             line = words(command, path)
             if image is not None:
                 begin = self._program_starter(image, line, path, env or {})
-                process = RunningProcess(line, path, ready, timeout, begin)
+                process = RunningProcess(line, path, ready, timeout, stop_signal, begin)
                 exits.callback(process.close)
                 yield process
                 return
@@ -291,7 +293,7 @@ class Lab:
                 whole = {**os.environ, **(env or {}), **readiness.env}
                 return zygote.supervise(line, env=whole, cwd=cwd, umask=umask, **readiness.options)
 
-            process = RunningProcess(line, path, ready, timeout, start)
+            process = RunningProcess(line, path, ready, timeout, stop_signal, start)
             exits.callback(process.close)
             yield process
 

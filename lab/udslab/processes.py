@@ -52,7 +52,7 @@ class Started(Followed, Protocol):
     def tree(self) -> list[dict[str, Any]]:
         """All that lives of it."""
 
-    def end(self, grace: float = ...) -> int:
+    def end(self, grace: float = ..., number: int = ...) -> int:
         """End it."""
 
     def kill(self) -> int:
@@ -71,12 +71,14 @@ class RunningProcess:
         path: str,
         ready: Condition | Sequence[Condition],
         timeout: float,
+        stop_signal: int,
         start: Callable[[Readiness], Started],
     ) -> None:
         self.command = command
         self.path = path
         self._ready = ready if isinstance(ready, Sequence) else (ready,)
         self._timeout = timeout
+        self._stop_signal = stop_signal
         self._start = start
         self._log = ""
         self.killed = False
@@ -132,9 +134,9 @@ class RunningProcess:
         self._process.send_signal(number)
 
     def stop(self, grace: float = _GRACE) -> int:
-        """SIGTERM; SIGKILL to all that lives ``grace`` seconds later, and to what it leaves; its exit status. What had
-        to be killed, and a socket file that is still there, stands in ``left``."""
-        code = self._process.end(grace)
+        """Its stop signal; SIGKILL to all that lives ``grace`` seconds later, and to what it leaves; its exit status.
+        What had to be killed, and a socket file that is still there, stands in ``left``."""
+        code = self._process.end(grace, self._stop_signal)
         for found in self._process.killed:
             self.left.append(f"process {found['pid']} ({shlex.join(found['command'])}), which had to be killed")
             self.killed = True

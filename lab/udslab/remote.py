@@ -506,10 +506,10 @@ class SupervisedProcess(RemoteProcess):
         """Send a signal to the first process, unless it has exited. After SIGSTOP it is stopped when this returns."""
         self._remote.ask("signal", to=self._number, signal=int(number))
 
-    def end(self, grace: float = _GRACE) -> int:
-        """SIGTERM to the first process, or if that has exited to those that it has left; SIGKILL to all that still runs
-        after ``grace`` seconds, or when those have exited; the first one's exit status."""
-        answer = self._remote.ask("end", grace, child=self._number, grace=grace)
+    def end(self, grace: float = _GRACE, number: int = signal.SIGTERM) -> int:
+        """A signal to the first process, or if that has exited to those that it has left; SIGKILL to all that still
+        runs after ``grace`` seconds, or when those have exited; the first one's exit status."""
+        answer = self._remote.ask("end", grace, child=self._number, grace=grace, signal=int(number))
         self.killed = answer["killed"]
         return int(answer["code"])
 

@@ -13,9 +13,10 @@ it tells, each once and in this order::
 
     {"id": id, "op": "signal", "signal": number}    to the main process: whether it lives. After SIGSTOP it is stopped
     {"id": id, "op": "tree"}                        all that lives below: [{"pid": pid, "command": [word, …]}, …]
-    {"op": "end", "grace": seconds}                 SIGTERM to the main process, or if that has exited to the topmost of
-                                                    those that it has left. Once they have exited, or after the grace,
-                                                    SIGKILL to all that is left
+    {"op": "end", "grace": seconds, "signal": number}
+                                                    that signal, or SIGTERM, to the main process, or if that has exited
+                                                    to the topmost of those that it has left. Once they have exited, or
+                                                    after the grace, SIGKILL to all that is left
     {"op": "kill"}                                  SIGKILL to all at once
 
 After ``ended`` it exits, with status 0. At the end of the channel, which is the agent's, it kills everything and exits.
@@ -245,7 +246,7 @@ class _Supervisor:
         if self._leaving is None:
             self._leaving = {self._main} if self._code is None else set(children_of(os.getpid()))
             for pid in self._leaving:
-                _send(pid, signal.SIGTERM)
+                _send(pid, message.get("signal", signal.SIGTERM))
                 _send(pid, signal.SIGCONT)  # a stopped one could not end
 
     def _end_at_once(self, message: Message) -> None:

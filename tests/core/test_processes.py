@@ -494,3 +494,10 @@ def test_paths_may_be_path_objects(lab, directory):
     with lab.process(server(), directory / "s", cwd=directory) as process:
         assert process.path == str(directory / "s")
         assert_serving(directory / "s")
+
+
+def test_its_stop_signal_may_be_another(lab):
+    source = "import signal, socket, sys; signal.signal(signal.SIGINT, lambda *_: sys.exit(7)); "
+    source += "s = socket.socket(1); s.bind(sys.argv[1]); s.listen(); [signal.pause() for _ in iter(int, 1)]"
+    with lab.process([sys.executable, "-c", source, "{socket}"], stop_signal=signal.SIGINT) as process:
+        assert process.stop() == 7

@@ -338,6 +338,12 @@ def test_in_any_order(inner, backend, seed):
     assert f"Using --randomly-seed={seed}" in result.outlines
 
 
+@pytest.mark.parametrize("backend", ["thread", "process"])
+def test_where_no_other_sockets_may_be_made(inner, backend):
+    options = ("--disable-socket", "--allow-unix-socket")
+    check_suite(inner, backend, *options, plugins=("pytest_socket",), forked=True)
+
+
 # Spread over processes
 
 

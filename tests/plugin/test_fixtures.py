@@ -1028,8 +1028,7 @@ def test_coverage_measures_a_process_of_python(inner, pytester, monkeypatch, by)
             listener.listen()
             connection = listener.accept()[0]
             os.unlink(sys.argv[1])
-            connection.sendall(b"served\\n")
-            listener.accept()
+            connection.sendall(b"served\\n"); listener.accept()  # one line: its end may come in between
             print("not reached")
         """,
     )
@@ -1038,7 +1037,7 @@ def test_coverage_measures_a_process_of_python(inner, pytester, monkeypatch, by)
     done.assert_outcomes(passed=1)
     pytester.run(sys.executable, "-m", "coverage", "combine")
     report = pytester.run(sys.executable, "-m", "coverage", "report", "-m", "--include=covered.py")
-    report.stdout.re_match_lines([r"covered\.py +9 +1 +89% +10"])
+    report.stdout.re_match_lines([r"covered\.py +8 +1 +88% +9"])
 
 
 # Obstacles

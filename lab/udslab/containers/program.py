@@ -148,11 +148,11 @@ class Program:
             found = self._engine.client.api.top(self._id, "-eo pid,args")
         return [{"pid": int(pid), "command": args.split()} for pid, args in found["Processes"]]
 
-    def end(self, grace: float = 5.0) -> int:
-        """SIGTERM, and SIGKILL after ``grace`` seconds; the exit status."""
+    def end(self, grace: float = 5.0, number: int = signal.SIGTERM) -> int:
+        """A signal, and SIGKILL after ``grace`` seconds; the exit status."""
         if self._state()["Status"] == "paused":
             self.thaw()
-        self.send_signal(signal.SIGTERM)
+        self.send_signal(number)
         try:
             return self.wait(grace)
         except TimedOut:

@@ -130,6 +130,13 @@ class Inner:
         return re.sub(r"\b(pids?|process|fd|inode) \d+", r"\1 N", text)
 
 
+@pytest.fixture(autouse=True)
+def no_ci(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or the summaries of inner runs are longer: pytest does not cut their lines there."""
+    for name in ("CI", "BUILD_NUMBER"):
+        monkeypatch.delenv(name, raising=False)
+
+
 @pytest.fixture
 def inner(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Inner:
     """Runs pytest with the plugin."""

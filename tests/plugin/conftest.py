@@ -134,7 +134,7 @@ class Inner:
 
 @pytest.fixture(autouse=True)
 def surroundings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Inner runs do not know of CI, where pytest does not cut the lines of its summary; the umask that they set goes."""
+    """Inner runs do not know of CI, where pytest does not cut its lines; the umask that they set goes."""
     for name in ("CI", "BUILD_NUMBER"):
         monkeypatch.delenv(name, raising=False)
     umask = os.umask(0o077)

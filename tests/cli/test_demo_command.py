@@ -88,9 +88,9 @@ def test_what_the_calls_returned_and_what_is_on_the_disk_is_told(cli):
 
 
 def test_at_its_limit_it_gives_up_whatever_is_played(cli, directory):
-    done = cli("demo", "--limit", "0.5", set={"TMPDIR": str(directory)})
+    done = cli("demo", "--limit", "0.1", set={"TMPDIR": str(directory)})
     assert done.returncode == 1
-    said = "udslab: service: not over in 0.5 s (ETIMEDOUT): see what the last act waits for\n"
+    said = "udslab: service: not over in 0.1 s (ETIMEDOUT): see what the last act waits for\n"
     assert done.stderr.decode() == said
     assert b"FAILED" not in done.stdout
     assert os.listdir(directory) == []

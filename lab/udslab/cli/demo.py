@@ -45,6 +45,8 @@ def run(options: argparse.Namespace) -> int:
     except _LimitReached:
         what = f"not over in {options.limit:g} s"
         raise TimedOut(Stage.SERVICE, errno.ETIMEDOUT, None, "see what the last act waits for", what) from None
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)  # or it comes when the handler has gone
 
 
 def _run(options: argparse.Namespace) -> int:

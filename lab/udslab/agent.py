@@ -338,10 +338,6 @@ class Agent:
         self._tell_of(self._employ(message, record), f"serves {address}")
 
     def _start(self, message: Message) -> None:
-        words = " ".join(message["command"])
-        self._tell_of(self._employ(message), words)
-
-    def _supervise(self, message: Message) -> None:
         self._tell_of(self._employ(message), " ".join(message["command"]))
 
     def _connect(self, message: Message) -> None:
@@ -714,7 +710,7 @@ _OPERATIONS: dict[str, Callable[[Agent, Message], None]] = {
     "status": Agent._status,
     "serve": Agent._serve,
     "start": Agent._start,
-    "supervise": Agent._supervise,
+    "supervise": Agent._start,
     "connect": Agent._connect,
     "signal": Agent._signal_child,
     "wait": Agent._wait,

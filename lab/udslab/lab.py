@@ -80,7 +80,6 @@ class Lab:
         """Private directories, empty and as they were made, by the directory that they are in."""
         self._zygote: Zygote | None = None
         self._session: Session | None = None
-        self._shared: dict[str, Shared] = {}
         self._kept: dict[str, _Kept] = {}
         self._pid = os.getpid()
 

@@ -879,14 +879,14 @@ def blocked_at_once(monkeypatch):
 
 
 @pytest.fixture
-def release(sockets):
+def release(sockets, path):
     """What a stuck handler waits for. It must have ended before threads are counted."""
     event = threading.Event()
 
     def end():
         event.set()
         for thread in threading.enumerate():
-            if thread.name.startswith("udslab "):
+            if thread.name.startswith(f"udslab {path}"):  # not of what the whole session keeps
                 thread.join(LIMIT)
 
     sockets.callback(end)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import select
@@ -11,6 +10,7 @@ import sys
 import time
 
 import pytest
+from endings import ended, pidfds
 
 import udslab
 from udslab import NoSuchPath, TimedOut, UdsError
@@ -69,25 +69,6 @@ def until(condition):
         assert time.monotonic() < deadline
         select.select([], [], [], 0.005)
     return found
-
-
-@contextlib.contextmanager
-def pidfds(pids):
-    fds = []
-    try:
-        for pid in pids:
-            with contextlib.suppress(ProcessLookupError):
-                fds.append(os.pidfd_open(pid))
-        yield fds
-    finally:
-        for fd in fds:
-            os.close(fd)
-
-
-def ended(fds, seconds):
-    """How many of them have ended, waiting for all at the longest for so long."""
-    deadline = time.monotonic() + seconds
-    return sum(bool(select.select([fd], [], [], max(0.0, deadline - time.monotonic()))[0]) for fd in fds)
 
 
 def parent(pid):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import select
 import signal
 import socket
 import subprocess
@@ -14,6 +13,7 @@ import threading
 import time
 
 import pytest
+from endings import ended, pidfds
 
 import udslab
 from udslab.errors import AgentGone, ServiceError
@@ -88,25 +88,6 @@ def command(pid):
     with contextlib.suppress(OSError), open(f"/proc/{pid}/cmdline") as file:
         return file.read().rstrip("\0").replace("\0", " ")
     return ""
-
-
-@contextlib.contextmanager
-def pidfds(pids):
-    fds = []
-    try:
-        for pid in pids:
-            with contextlib.suppress(ProcessLookupError):
-                fds.append(os.pidfd_open(pid))
-        yield fds
-    finally:
-        for fd in fds:
-            os.close(fd)
-
-
-def ended(fds, seconds):
-    """How many of them have ended, waiting for all at the longest for so long."""
-    deadline = time.monotonic() + seconds
-    return sum(bool(select.select([fd], [], [], max(0.0, deadline - time.monotonic()))[0]) for fd in fds)
 
 
 # What its servers find

@@ -13,17 +13,20 @@ from udslab.errors import AgentGone
 from udslab.ready import Condition, Followed, Readiness, file_of
 from udslab.state import State, Status, status
 
-__all__ = ["Command", "RunningProcess", "words"]
+__all__ = ["Command", "RunningProcess", "split_command", "words"]
 
 Command = Union[str, Sequence[Union[str, "os.PathLike[str]"]]]
 _GRACE = 5.0
 
 
+def split_command(command: Command) -> list[str]:
+    """The words of a command: one text is taken apart as a shell would (:func:`shlex.split`)."""
+    return shlex.split(command) if isinstance(command, str) else [os.fspath(word) for word in command]
+
+
 def words(command: Command, path: str) -> list[str]:
-    """The words of a command, with ``path`` for ``{socket}`` wherever that stands in them. A command of one text is
-    taken apart as a shell would (:func:`shlex.split`), before that."""
-    split = shlex.split(command) if isinstance(command, str) else [os.fspath(word) for word in command]
-    return [word.replace("{socket}", path) for word in split]
+    """The words of a command, with ``path`` for ``{socket}`` wherever that stands in them."""
+    return [word.replace("{socket}", path) for word in split_command(command)]
 
 
 class Started(Followed, Protocol):

@@ -124,7 +124,10 @@ class Watcher:
     @contextmanager
     def lent(cls) -> Iterator[Watcher | None]:
         """One for the time of the block, kept for the next; None where there is none to be had."""
-        watcher = cls._spare.pop() if cls._spare else None
+        try:
+            watcher = cls._spare.pop()
+        except IndexError:  # none has been there, or another thread was quicker
+            watcher = None
         if watcher is None or watcher._pid != os.getpid():  # a forked child would take its parent's events
             fd = libc.inotify_open()
             watcher = None if fd is None else cls(fd)

@@ -291,6 +291,20 @@ class Remote:
         _ = self.alive  # takes in what has come
         return self._gone_children.get(child)
 
+    def gone_within(self, child: int, timeout: float | None) -> bool:
+        """Whether nothing of a supervised child lives any more, at the latest after ``timeout`` seconds.
+
+        Raises :class:`~udslab.errors.AgentGone`."""
+        deadline = Deadline(timeout)
+        with self._changed:
+            while child not in self._gone_children:
+                if self._gone is not None:
+                    raise self._ended(self._gone)
+                if deadline.passed:
+                    return False
+                self._await(deadline)
+            return True
+
     def fileno(self) -> int:
         """A descriptor that can be read when something has come that nobody has taken in yet."""
         return self._channel.fileno()
@@ -485,6 +499,12 @@ class RemoteProcess:
         dropped = f"[{answer['dropped']} bytes before this were dropped]\n" if answer["dropped"] else ""
         return dropped + unpack(answer["data"]).decode(errors="backslashreplace")
 
+    @property
+    def written(self) -> int:
+        """How many bytes it has written so far."""
+        answer = self._remote.ask("output", child=self._number)
+        return int(answer["dropped"]) + len(unpack(answer["data"]))
+
     def record(self) -> list[Recorded]:
         """Whom it has served, and what it has received, if it was told to keep that; also after it was killed."""
         return read_record(unpack(self._remote.ask("record", child=self._number)))
@@ -505,6 +525,21 @@ class SupervisedProcess(RemoteProcess):
     def send_signal(self, number: int) -> None:
         """Send a signal to the first process, unless it has exited. After SIGSTOP it is stopped when this returns."""
         self._remote.ask("signal", to=self._number, signal=int(number))
+
+    def signal_left(self, number: int) -> list[int]:
+        """Send a signal to the first process, or if that has exited to the topmost of those that it has left, as when
+        it has become a daemon; the pids of whom it was sent to."""
+        return list(self._remote.ask("signal", to=self._number, signal=int(number), left=True))
+
+    def open_files(self, room: bool) -> list[int]:
+        """Take the room for another open file from all its processes (RLIMIT_NOFILE), or give it back; their pids.
+
+        Raises :class:`~udslab.errors.AgentGone` when none lives."""
+        return list(self._remote.ask("open_files", to=self._number, room=room))
+
+    def gone_within(self, timeout: float | None) -> bool:
+        """Whether nothing of it lives any more, at the latest after ``timeout`` seconds."""
+        return self._remote.gone_within(self._number, timeout)
 
     def end(self, grace: float = _GRACE, number: int = signal.SIGTERM) -> int:
         """A signal to the first process, or if that has exited to those that it has left; SIGKILL to all that still

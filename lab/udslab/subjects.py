@@ -12,7 +12,7 @@ from udslab.errors import ServiceError
 if sys.version_info >= (3, 11):
     import tomllib
 else:
-    import tomli as tomllib  # pytest brings it
+    import tomli as tomllib  # type: ignore[import-not-found, unused-ignore]  # pytest brings it
 
 __all__ = ["READY", "load", "ready"]
 
@@ -28,7 +28,9 @@ def load(path: str | os.PathLike[str]) -> dict[str, Subject]:
         try:
             tables: dict[str, Any] = tomllib.load(file)
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ServiceError(f"{os.fspath(path)}: {error}", "it is to be a TOML file, with a table for each subject") from error
+            raise ServiceError(
+                f"{os.fspath(path)}: {error}", "it is to be a TOML file, with a table for each subject"
+            ) from error
     for name, table in tables.items():
         if not isinstance(table, dict):
             raise ServiceError(f"{os.fspath(path)}: {name} is no table", "each subject is a table, as in [redis]")

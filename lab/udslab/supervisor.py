@@ -9,10 +9,15 @@ it tells, each once and in this order::
     {"event": "ended", "code": code, "killed": [{"pid": pid, "command": [word, …]}, …]}     what it was told to end has
                                                             ended, and these had to be killed for it
 
-``code`` is the exit status, or the negative of the signal. It takes these requests; the first two are answered::
+``code`` is the exit status, or the negative of the signal. It takes these requests; those with an ``id`` are answered::
 
-    {"id": id, "op": "signal", "signal": number}    to the main process: whether it lives. After SIGSTOP it is stopped
+    {"id": id, "op": "signal", "signal": number, "left": bool}
+                                                    to the main process, or, if ``left`` and that has exited, to the
+                                                    topmost of those that it has left: to whom. After SIGSTOP the main
+                                                    process is stopped
     {"id": id, "op": "tree"}                        all that lives below: [{"pid": pid, "command": [word, …]}, …]
+    {"id": id, "op": "open_files", "room": bool}    take from all of these the room for another open file, or give it
+                                                    back; to whom: their pids
     {"op": "end", "grace": seconds, "signal": number}
                                                     that signal, or SIGTERM, to the main process, or if that has exited
                                                     to the topmost of those that it has left. Once they have exited, or
@@ -33,12 +38,14 @@ import os
 import select
 import signal
 import socket
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 
 from udslab import libc
-from udslab.deadline import Deadline
+from udslab.deadline import Deadline, now
 from udslab.errors import Stage, failure
+from udslab.limits import become, fill_open_files, limit_open_files
 from udslab.listener import Listener, bind, listen
 from udslab.socketfile import BoundSocket
 from udslab.socktype import SocketType, open_pair
@@ -55,9 +62,11 @@ _LISTEN_FD = 3
 def supervise(channel: socket.socket, message: Message) -> int:
     """Start ``message["command"]``, follow it until it has ended, and give back the exit status of this process.
 
-    ``message`` may have ``env`` and ``cwd``; and ``listen``, an address at which it is listened on beforehand, with
-    ``options`` as of :func:`udslab.listener.listen` or, for ``type`` dgram, :func:`udslab.listener.bind`: the command
-    finds it as a service manager would hand it over (LISTEN_FDS). Its file is removed when all has ended.
+    ``message`` may have ``env`` and ``cwd``; ``user``, whose ``uid``, ``gid`` and ``groups`` the command gets; ``at``,
+    the instant of the monotonic clock at which it is started, so that two can be at the same; and ``listen``, an
+    address at which it is listened on beforehand, with ``options`` as of :func:`udslab.listener.listen` or, for
+    ``type`` dgram, :func:`udslab.listener.bind`: the command finds it as a service manager would hand it over
+    (LISTEN_FDS). Its file is removed when all has ended.
 
     Raises :class:`~udslab.errors.UdsError` if it cannot be started.
     """
@@ -69,6 +78,8 @@ def supervise(channel: socket.socket, message: Message) -> int:
         signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
         listener = _listen(message)
         try:
+            if message.get("at") is not None:
+                time.sleep(max(0.0, message["at"] - now()))
             main = _start(message, listener)
             supervisor = _Supervisor(channel, wakened, main)
             try:
@@ -112,9 +123,10 @@ def _start(message: Message, listener: Listener | BoundSocket | None) -> int:
     try:
         if message.get("cwd") is not None:
             os.chdir(message["cwd"])
+        user = message.get("user")
         if listener is not None:
-            return _fork(command, {**env, "LISTEN_FDS": "1"}, listener.fileno())
-        return _spawn(command, env)
+            return _fork(command, {**env, "LISTEN_FDS": "1"}, user, listener.fileno())
+        return _spawn(command, env) if user is None else _fork(command, env, user)
     except OSError as error:
         raise failure(Stage.AGENT, error, command[0], "is it installed there?") from error
 
@@ -135,9 +147,9 @@ def _spawn(command: list[str], env: Mapping[str, str]) -> int:
         return _fork(command, env)
 
 
-def _fork(command: list[str], env: Mapping[str, str], listener: int | None = None) -> int:
-    """What posix_spawn cannot do: LISTEN_PID is the command's own pid. No shell is needed for it, whose words would be
-    in the command's environment, and whose exit status would stand for the errno."""
+def _fork(command: list[str], env: Mapping[str, str], user: Message | None = None, listener: int | None = None) -> int:
+    """What posix_spawn cannot do: LISTEN_PID is the command's own pid, and it is another user's. No shell is needed for
+    it, whose words would be in the command's environment, and whose exit status would stand for the errno."""
     read, write = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -151,6 +163,8 @@ def _fork(command: list[str], env: Mapping[str, str], listener: int | None = Non
                 # The pipe may be there; it must not be where it is written over, and is closed by exec wherever it is.
                 write = _above(write, _LISTEN_FD)
                 os.dup2(_above(listener, _LISTEN_FD), _LISTEN_FD)
+            if user is not None:
+                become(user["uid"], user["gid"], user["groups"])
             os.execvpe(command[0], command, env)  # noqa: S606 - no shell is wanted
         except OSError as error:
             number = error.errno or number
@@ -189,6 +203,8 @@ class _Supervisor:
         self._leaving: set[int] | None = None
         """Those of our children that were told to end and have not yet; None: none were."""
         self._grace = Deadline(None)
+        self._limits: dict[int, tuple[int, int]] = {}
+        """RLIMIT_NOFILE, before it was lowered, of those that have no room for another file."""
         self._killed: dict[int, list[str]] = {}
 
     def run(self) -> None:
@@ -229,13 +245,27 @@ class _Supervisor:
 
     # Requests
 
-    def _signal(self, message: Message) -> bool:
+    def _signal(self, message: Message) -> list[int]:
         if self._code is not None:
-            return False
+            left = children_of(os.getpid()) if message.get("left") else []
+            for pid in left:
+                _send(pid, message["signal"])
+            return left
         os.kill(self._main, message["signal"])
         if message["signal"] == signal.SIGSTOP:  # a request that comes next finds it stopped
             os.waitid(os.P_PID, self._main, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
-        return True
+        return [self._main]
+
+    def _open_files(self, message: Message) -> list[int]:
+        if message["room"]:
+            given = [pid for pid, limit in self._limits.items() if limit_open_files(pid, *limit)]
+            self._limits.clear()
+            return given
+        for pid, _ in _living():
+            limit = fill_open_files(pid)
+            if limit is not None:
+                self._limits.setdefault(pid, limit)
+        return list(self._limits)
 
     def _tree(self, message: Message) -> list[Message]:
         return _told(_living())
@@ -296,6 +326,7 @@ def _told(processes: Iterable[tuple[int, list[str]]]) -> list[Message]:
 
 _OPERATIONS: dict[str, Callable[[_Supervisor, Message], object]] = {
     "signal": _Supervisor._signal,
+    "open_files": _Supervisor._open_files,
     "tree": _Supervisor._tree,
     "end": _Supervisor._end,
     "kill": _Supervisor._end_at_once,

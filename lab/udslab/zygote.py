@@ -61,6 +61,10 @@ class Zygote(Remote):
             }
         return told
 
+    def cancel(self) -> None:
+        """Tell it to end: who waits for an answer gets :class:`~udslab.errors.AgentGone`. Any thread may do so."""
+        self._process.terminate()
+
     def close(self) -> None:
         """End it, and wait until it has ended. In a forked child: does nothing."""
         if os.getpid() != self._pid or self._process.returncode is not None:

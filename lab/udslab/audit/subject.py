@@ -9,7 +9,7 @@ from typing import Any, Union
 
 from udslab.audit.ping import PRESETS, Ping
 from udslab.errors import ServiceError
-from udslab.processes import Command, split_command
+from udslab.processes import split_command
 from udslab.socktype import SocketType
 
 __all__ = ["Places", "Subject"]
@@ -39,13 +39,13 @@ class Subject:
     """A server that is audited. Texts may have ``{socket}``, ``{parent}``, ``{name}`` and ``{dir}``: see
     :class:`Places`.
 
-    ``command``: its words, or one text, which is taken apart as a shell would.
+    ``command``, as all commands: its words, or one text, which is taken apart as a shell would.
     """
 
-    command: Command
+    command: Sequence[str]
     name: str = ""
     """What it is called; its command's first word unless given."""
-    setup: Sequence[Command] = ()
+    setup: Sequence[Sequence[str]] = ()
     """Commands that are run in ``{dir}``, one after the other, before its first start there."""
     files: Mapping[str, str] = field(default_factory=dict)
     """Files that are put into ``{dir}`` before that: configurations, applications."""
@@ -58,11 +58,11 @@ class Subject:
     """What its environment has besides; HOME is ``{dir}``."""
     logs: Sequence[str] = ()
     """Files that it logs into, beside its standard output and error."""
-    version: Command = ()
+    version: Sequence[str] = ()
     """A command that prints its version, in the first line."""
     get: str = ""
     """How to get it, if it is not installed."""
-    root_command: Command = ()
+    root_command: Sequence[str] = ()
     """A command for root, with the server's own option to become an ordinary user; for the probe privilege-drop."""
     image: str = ""
     """A container image in which it runs, instead of on this machine."""

@@ -43,6 +43,7 @@ class Program:
         user: str,
         mounts: Sequence[Mount],
         environment: Mapping[str, str],
+        cwd: str | None = None,
     ) -> None:
         """Raises :class:`~udslab.errors.EngineError`; nothing stays behind then."""
         self.name = image
@@ -68,6 +69,7 @@ class Program:
                     host_config=settings,
                     labels=dict(labels),
                     user=user,
+                    working_dir=cwd,
                 )["Id"]
                 api.start(self._id)
                 self.pid: int = self._state()["Pid"]
@@ -111,6 +113,19 @@ class Program:
             said: bytes = self._engine.client.api.logs(self._id)
             return said.decode(errors="backslashreplace")
 
+    @property
+    def written(self) -> int:
+        """How many bytes it has written."""
+        return len(self.output())
+
+    def gone_within(self, timeout: float | None) -> bool:
+        """Whether it has ended, at the latest after ``timeout`` seconds."""
+        try:
+            self.wait(timeout)
+        except TimedOut:
+            return False
+        return True
+
     def wait(self, timeout: float | None = None) -> int:
         """Wait until it has exited; its exit status. Raises :class:`~udslab.errors.TimedOut`."""
         deadline = Deadline(timeout)
@@ -131,6 +146,15 @@ class Program:
             except APIError:
                 if self.returncode is None:
                     raise
+
+    def signal_left(self, number: int) -> list[int]:
+        """Send a signal to process 1; its pid on the engine's machine."""
+        self.send_signal(number)
+        return [self.pid]
+
+    def open_files(self, room: bool) -> list[int]:
+        """Nobody's: the limits of a container's processes are the engine's."""
+        return []
 
     def freeze(self) -> None:
         """Freeze all its processes."""

@@ -141,9 +141,15 @@ class Session:
         return self._exits.enter_context(container)
 
     def program(
-        self, image: str, command: Sequence[str], *mounts: Shared, environment: Mapping[str, str] | None = None
+        self,
+        image: str,
+        command: Sequence[str],
+        *mounts: Shared,
+        environment: Mapping[str, str] | None = None,
+        cwd: str | None = None,
     ) -> Program:
-        """A container of the user's own image that runs ``command`` in it, and sees ``mounts``.
+        """A container of the user's own image that runs ``command`` in it, in ``cwd`` (the image's), and sees
+        ``mounts``.
 
         Raises :class:`~udslab.errors.EngineError`.
         """
@@ -155,6 +161,7 @@ class Session:
             user=f"{self.uid}:{self.gid}",
             mounts=[mount.mount() for mount in mounts],
             environment=environment or {},
+            cwd=cwd,
         )
 
 

@@ -1,0 +1,71 @@
+"""Clients of a server that is audited: does it answer?"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+
+from udslab.audit.ping import Ping
+from udslab.connection import Connection, connect
+from udslab.deadline import Deadline
+from udslab.socktype import SocketType
+
+__all__ = ["answers", "ask", "hurry"]
+
+_CHUNK = 1 << 16
+
+
+def answers(path: str, ping: Ping, type: SocketType, timeout: float, *, half_close: bool = False) -> str:
+    """Why the server does not answer, at the latest after ``timeout`` seconds; empty if it does.
+
+    ``half_close``: the sending side is shut down as soon as the request is sent."""
+    deadline = Deadline(timeout)
+    own = f"{path}-{os.urandom(4).hex()}" if type is SocketType.DGRAM else None
+    try:
+        with connect(path, type=type, timeout=timeout, bind=own) as client:
+            if own is not None:
+                os.chmod(own, 0o777)  # noqa: S103 - who answers a datagram writes to the client's file
+            ask(client, ping, deadline)
+            if half_close:
+                client.shutdown(socket.SHUT_WR)
+            return _missing(client, ping, deadline)
+    except (socket.timeout, BlockingIOError):
+        return f"no answer after {timeout:.0f} s"
+    except OSError as error:
+        return str(error)
+
+
+def ask(client: Connection, ping: Ping, deadline: Deadline) -> None:
+    """Send the request."""
+    client.settimeout(deadline.left())
+    if ping.send:
+        client.sendall(ping.send)
+
+
+def _missing(client: Connection, ping: Ping, deadline: Deadline) -> str:
+    come = b""
+    while ping.expect not in come:
+        client.settimeout(max(deadline.left() or 0.0, 0.001))
+        data = client.recv(_CHUNK)
+        if not data:
+            return f"it closed the connection after {come[-100:]!r}"
+        come += data
+    return ""
+
+
+def hurry(path: str, ping: Ping, type: SocketType, number: int) -> dict[str, int]:
+    """``number`` clients, one after the other, that wait for nothing: every second one sends a request first, and all
+    go without reading. How many saw which errno."""
+    errors: dict[str, int] = {}
+    for count in range(number):
+        with socket.socket(socket.AF_UNIX, type.constant) as client:
+            client.setblocking(False)
+            try:
+                client.connect(path)
+                if count % 2:
+                    client.send(ping.send or b"\n")
+            except OSError as error:
+                word = errno.errorcode.get(error.errno or 0, str(error.errno))
+                errors[word] = errors.get(word, 0) + 1
+    return errors

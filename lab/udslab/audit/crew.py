@@ -1,0 +1,137 @@
+"""Many subjects and probes, side by side: each worker has a host of its own, so that no two share anything."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Union
+
+from udslab.audit.auditor import Auditor
+from udslab.audit.findings import Audit, Finding
+from udslab.audit.host import ProcessHost
+from udslab.audit.probes import PROBES
+from udslab.audit.scene import User
+from udslab.audit.subject import Subject
+from udslab.errors import AgentGone
+
+__all__ = ["Crew"]
+
+_LONG = ("race-over-stale", "race-after-kill", "exit-deletes-foreign", "fresh-start", "error-names-path", "path-length")
+"""Those that take longest are begun with, so that none is left alone at the end."""
+
+
+@dataclass
+class _Found:
+    about: dict[str, Any] = field(default_factory=dict)
+    findings: dict[str, Finding] = field(default_factory=dict)
+
+
+class Crew:
+    """Audits ``subjects`` by ``probes`` (names; all unless given), ``jobs`` probes at a time.
+
+    :meth:`work` does it; :meth:`audits` is what is known, also when that was interrupted.
+    """
+
+    def __init__(
+        self, subjects: Sequence[Subject], probes: Sequence[str] = (), *, jobs: int = 1, user: User | None = None
+    ) -> None:
+        self.subjects = list(subjects)
+        self.probes = list(probes or PROBES)
+        self._user = user
+        self._jobs = jobs
+        self._found = [_Found() for _ in subjects]
+        self._tasks: queue.SimpleQueue[tuple[int, str] | None] = queue.SimpleQueue()
+        self._told: queue.SimpleQueue[Union[tuple[int, Finding], BaseException, None]] = queue.SimpleQueue()
+        self._hosts: list[ProcessHost] = []
+        self._cancelled = False
+        self._lock = threading.Lock()
+
+    @property
+    def size(self) -> int:
+        """How many probes there are to play."""
+        return len(self.probes) * sum(not subject.missing() for subject in self.subjects)
+
+    def work(self) -> Iterator[tuple[Subject, Finding]]:
+        """Play all, and tell of each that is done. When it is left before its end, all that runs is ended.
+
+        Raises what a worker raises."""
+        order = sorted(self.probes, key=lambda name: _LONG.index(name) if name in _LONG else len(_LONG))
+        for number, subject in enumerate(self.subjects):
+            for name in order if not subject.missing() else ():
+                self._tasks.put((number, name))
+        for _ in range(self._jobs):
+            self._tasks.put(None)
+        workers = [threading.Thread(target=self._run, name=f"udslab audit {n}") for n in range(self._jobs)]
+        for worker in workers:
+            worker.start()
+        try:
+            running = len(workers)
+            while running:
+                told = self._told.get()
+                if told is None:
+                    running -= 1
+                elif isinstance(told, BaseException):
+                    raise told
+                else:
+                    number, finding = told
+                    self._found[number].findings[finding.probe] = finding
+                    yield self.subjects[number], finding
+        finally:
+            self._cancel()
+            for worker in workers:
+                worker.join()
+
+    def _cancel(self) -> None:
+        with self._lock:
+            self._cancelled = True
+            for host in self._hosts:
+                host.cancel()
+
+    def _run(self) -> None:
+        """In a worker's thread."""
+        try:
+            with ProcessHost(self._user) as host:
+                with self._lock:
+                    self._hosts.append(host)
+                try:
+                    self._play(host)
+                finally:
+                    with self._lock:
+                        self._hosts.remove(host)
+        except BaseException as error:  # noqa: BLE001 - it is raised where the work was asked for
+            if not (self._cancelled and isinstance(error, AgentGone)):
+                self._told.put(error)
+        finally:
+            self._told.put(None)
+
+    def _play(self, host: ProcessHost) -> None:
+        number, auditor = -1, None
+        for task in iter(self._tasks.get, None):
+            if self._cancelled:
+                return
+            if auditor is None or number != task[0]:
+                number = task[0]
+                auditor = Auditor(self.subjects[number], host)
+                self._found[number].about = self._found[number].about or auditor.about()
+            self._told.put((number, auditor.audit(task[1])))
+
+    def audits(self) -> list[Audit]:
+        """What is known of each subject: its findings in the probes' order."""
+        return [
+            Audit(found.about or self._about_missing(subject), _in_order(self.probes, found.findings))
+            for subject, found in zip(self.subjects, self._found)  # noqa: B905 - Python 3.9
+        ]
+
+    @staticmethod
+    def _about_missing(subject: Subject) -> dict[str, Any]:
+        missing = subject.missing()
+        about = {"name": subject.name, "command": list(subject.command), "version": ""}
+        if missing:
+            about["why"] = f"{missing} is not installed" + (f": {subject.get}" if subject.get else "")
+        return about
+
+
+def _in_order(probes: Sequence[str], findings: dict[str, Finding]) -> tuple[Finding, ...]:
+    return tuple(findings[name] for name in probes if name in findings)

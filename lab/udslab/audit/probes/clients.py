@@ -1,0 +1,186 @@
+"""Probes of what clients do to a server."""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+
+from udslab.audit.asking import answers, ask, hurry
+from udslab.audit.ping import Ping
+from udslab.audit.probes.probe import probe
+from udslab.audit.scene import Run, Scene, Skipped
+from udslab.connection import connect
+from udslab.deadline import Deadline, now
+
+__all__ = ["descriptor_exhaustion", "half_close", "silent_client", "vanishing_clients"]
+
+_VANISHING = 200
+_SILENT = 8
+_WAITING = 8
+"""Clients that wait while there is no descriptor for them."""
+_PRESSED = 2.0
+"""Seconds in which it has none."""
+_SPINNING = 50
+"""Percent of a processor from which on a server spins."""
+
+
+@probe("descriptor-exhaustion", asks=True, connects=True, in_image=False)
+def descriptor_exhaustion(scene: Scene) -> str:
+    """No descriptor is left for accept(2), then there is room again."""
+    first, ping = _first(scene)
+    pids = first.process.open_files(False)
+    if not pids:
+        raise Skipped("the limit of its processes may not be changed from here")
+    scene.note(f"RLIMIT_NOFILE of pid {', '.join(map(str, pids))} is lowered to what they have open")
+    with ExitStack() as clients:
+        waiting = []
+        for _ in range(_WAITING):
+            with suppress(OSError):  # its backlog is full
+                client = clients.enter_context(connect(scene.path, type=scene.subject.type, timeout=1.0))
+                ask(client, ping, Deadline(1.0))
+                waiting.append(client)
+        before = _Use.of(first)
+        answered = _answered(waiting, first)
+        use = _Use.of(first).since(before)
+        scene.facts |= {"cpu_percent": round(use.cpu), "bytes_logged": use.logged, "spins": use.spins}
+        scene.note(
+            f"{len(waiting)} clients wait; within {use.seconds:.1f} s it uses {use.cpu:.0f} % of a processor, and "
+            f"writes {use.logged} bytes"
+        )
+        if first.gone:
+            scene.note(f"it {first.how()}")
+            scene.quote(first)
+            return "dies"
+        if answered:
+            raise Skipped("it answers although it has no room for another descriptor")
+        with suppress(OSError):  # it has died since
+            first.process.open_files(True)
+        scene.note("it has room again")
+    return _still_answers(scene, first, ping, ("recovers", "no-recovery"))
+
+
+def _answered(clients: Sequence[socket.socket], run: Run) -> bool:
+    """Whether any has an answer before the time of the pressure is over."""
+    poll = select.poll()
+    for client in clients:
+        poll.register(client, select.POLLIN)
+    deadline = Deadline(_PRESSED)
+    while not deadline.passed and not run.gone:
+        for fd, _ in poll.poll(min(100.0, (deadline.left() or 0.0) * 1000)):
+            with suppress(OSError):
+                if next(client for client in clients if client.fileno() == fd).recv(1 << 16):
+                    return True
+            poll.unregister(fd)  # it was turned away
+    return False
+
+
+@dataclass(frozen=True)
+class _Use:
+    """What a server uses: seconds of processor time, of waiting for a processor, and bytes written."""
+
+    seconds: float
+    processor: float
+    waiting: float
+    logged: int
+
+    @classmethod
+    def of(cls, run: Run) -> _Use:
+        """Until now. schedstat counts nanoseconds (the kernel's Documentation/scheduler/sched-stats.rst)."""
+        times = [_schedule(pid) for pid in run.pids]
+        return cls(now(), sum(cpu for cpu, _ in times), sum(wait for _, wait in times), run.written)
+
+    def since(self, before: _Use) -> _Use:
+        """Between then and now."""
+        return _Use(
+            self.seconds - before.seconds,
+            self.processor - before.processor,
+            self.waiting - before.waiting,
+            self.logged - before.logged,
+        )
+
+    @property
+    def cpu(self) -> float:
+        """Percent of a processor."""
+        return 100 * self.processor / self.seconds
+
+    @property
+    def spins(self) -> bool:
+        """Also on a busy machine: there, who spins uses what it gets, and waits for a processor all the rest."""
+        wanted = 100 * (self.processor + self.waiting) / self.seconds
+        return self.cpu >= _SPINNING or (wanted >= 90 and self.cpu >= _SPINNING / 4)
+
+
+def _schedule(pid: int) -> tuple[float, float]:
+    cpu = waiting = 0.0
+    with suppress(OSError):  # it ends
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{thread}/schedstat") as file:
+                used, waited, _ = file.read().split()
+            cpu, waiting = cpu + int(used) / 1e9, waiting + int(waited) / 1e9
+    return cpu, waiting
+
+
+@probe("vanishing-clients", asks=True)
+def vanishing_clients(scene: Scene) -> str:
+    """200 clients connect and go."""
+    first, ping = _first(scene)
+    errors = hurry(scene.path, ping, scene.subject.type, _VANISHING)
+    scene.facts["errors"] = errors
+    told = ", ".join(f"{count} x {name}" for name, count in errors.items()) or "no error"
+    scene.note(f"{_VANISHING} clients that wait for nothing have come and gone: {told}")
+    return _still_answers(scene, first, ping, ("survives", "stops-answering"))
+
+
+@probe("half-close", asks=True, connects=True)
+def half_close(scene: Scene) -> str:
+    """A client sends its request and shuts down its sending side."""
+    _, ping = _first(scene)
+    if not ping.send:
+        raise Skipped("it speaks first: there is no request after which a client could shut down")
+    why = answers(scene.path, ping, scene.subject.type, scene.patience, half_close=True)
+    scene.note(f"a request, and then shutdown(SHUT_WR): {why or 'it answers'}")
+    return "no-answer" if why else "answers"
+
+
+@probe("silent-client", asks=True, connects=True)
+def silent_client(scene: Scene) -> str:
+    """Clients that connect and say nothing, while another one asks."""
+    first, ping = _first(scene)
+    with ExitStack() as clients:
+        for _ in range(_SILENT):
+            with suppress(OSError):  # its backlog is full
+                clients.enter_context(connect(scene.path, type=scene.subject.type, timeout=scene.patience))
+        scene.note(f"{_SILENT} clients are connected and say nothing")
+        word = _still_answers(scene, first, ping, ("answers", "blocked"))
+    if word == "dies":
+        raise Skipped("it has ended meanwhile by itself")
+    return word
+
+
+def _first(scene: Scene) -> tuple[Run, Ping]:
+    """A server that has answered once. Raises Skipped if it does not."""
+    first, ping = scene.first(), scene.subject.ping
+    assert isinstance(ping, Ping)
+    why = answers(scene.path, ping, scene.subject.type, scene.patience)
+    if why:
+        raise Skipped(f"it does not answer the ping undisturbed: {why}")
+    scene.note("it answers a first ping")
+    return first, ping
+
+
+def _still_answers(scene: Scene, run: Run, ping: Ping, words: tuple[str, str]) -> str:
+    """The first of ``words`` if it answers, the second if it does not, "dies" if nothing of it lives."""
+    why = answers(scene.path, ping, scene.subject.type, scene.patience)
+    if not why:
+        scene.note("another client has its answer")
+        return words[0]
+    scene.note(f"another client has none: {why}")
+    if run.gone:
+        scene.note(f"it {run.how()}")
+        scene.quote(run)
+        return "dies"
+    return words[1]

@@ -1,0 +1,112 @@
+"""Probes of two instances that start at the same instant over what a dead one has left."""
+
+from __future__ import annotations
+
+import os
+import select
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+
+from udslab.audit.probes.in_the_way import make_stale
+from udslab.audit.probes.probe import probe
+from udslab.audit.scene import Instance, Run, Scene
+from udslab.deadline import Deadline, now
+from udslab.state import State, status
+from udslab.word import Word
+
+__all__ = ["race_after_kill", "race_over_stale"]
+
+ROUNDS = 10
+_LEAD = 0.05
+"""Seconds from the order to the start, in which both are made ready for it."""
+_PAUSE = 0.01
+_SETTLED = 0.5
+"""Seconds for which a path that leads to nobody must do so before it is called lost: some bind anew."""
+
+
+class _Round(Word):
+    ONE = "one"
+    """One of them serves the path, and the other has ended, or has not got it."""
+    BOTH = "both"
+    """Both serve by a socket that they have bound to the path."""
+    NONE = "none"
+    PATH_LOST = "path-lost"
+    """One serves by such a socket, and the path does not lead to it."""
+
+
+@probe("race-over-stale", in_image=False)
+def race_over_stale(scene: Scene) -> str:
+    """Two are started at the same instant over a bare stale file, ten times."""
+    rounds = []
+    for number in range(ROUNDS):
+        path = os.path.join(scene.make_directory(f"round-{number}"), os.path.basename(scene.path))
+        make_stale(scene, path)
+        rounds.append(_race(scene, path, [scene.instance(path), scene.instance(path)]))
+    return _outcome(scene, rounds)
+
+
+@probe("race-after-kill", in_image=False)
+def race_after_kill(scene: Scene) -> str:
+    """The same over all that a killed instance has left, ten times: that one again, and a second one."""
+    instances = [scene.instance(), scene.instance()]
+    rounds = []
+    for _ in range(ROUNDS):
+        if status(scene.path).state is not State.STALE:  # at first, or what the last round has left is something else
+            _leave_stale(scene, instances[0])
+        rounds.append(_race(scene, scene.path, instances))
+    return _outcome(scene, rounds)
+
+
+def _leave_stale(scene: Scene, instance: Instance) -> None:
+    with suppress(FileNotFoundError):
+        os.unlink(scene.path)
+    run = scene.first(instance)
+    run.kill()
+    scene.look()
+
+
+def _outcome(scene: Scene, rounds: Sequence[_Round]) -> str:
+    counts = Counter(rounds)
+    scene.facts |= {word.value: counts[word] for word in _Round}
+    if counts[_Round.ONE] == len(rounds):
+        return "exclusive"
+    return "refuses" if counts[_Round.NONE] == len(rounds) else "races"
+
+
+def _race(scene: Scene, path: str, instances: Sequence[Instance]) -> _Round:
+    at = now() + _LEAD
+    names = ("the first", "the second")
+    with ThreadPoolExecutor(len(instances)) as pool:  # each start is told of when it has happened
+        runs = list(pool.map(lambda instance, name: instance.start(name, path, at=at), instances, names))
+    found = _watch(scene, path, runs)
+    for run in runs:
+        run.process.kill()
+    scene.note(f"a round has ended with {found}")
+    return found
+
+
+def _watch(scene: Scene, path: str, runs: Sequence[Run]) -> _Round:
+    """Look until it is decided whose the path is, or patience is at its end."""
+    deadline = Deadline(scene.patience)
+    lost: Deadline | None = None
+    while True:
+        living = [run for run in runs if not run.gone]
+        if not living:
+            return _Round.NONE
+        claims = [run for run in living if run.claims()]
+        if len(claims) == len(runs):
+            scene.note(f"both have bound a socket to the path and serve: pid {claims[0].pids} and {claims[1].pids}")
+            return _Round.BOTH
+        owner = scene.who_serves(living, path)
+        if owner is not None:
+            lost = None
+            if len(living) < len(runs):
+                return _Round.ONE
+        elif claims:
+            lost = lost or Deadline(_SETTLED)
+        if deadline.passed or (lost is not None and lost.passed):
+            scene.note(f"still running: {', '.join(run.name for run in living)}")
+            return _Round.ONE if owner is not None else _Round.PATH_LOST if claims else _Round.NONE
+        select.select([], [], [], _PAUSE)

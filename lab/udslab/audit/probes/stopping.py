@@ -1,0 +1,100 @@
+"""Probes of a server's end, and of the start after it."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from udslab.audit.probes.probe import probe
+from udslab.audit.scene import Scene, Start
+from udslab.obstacles import Obstacle, obstacle
+from udslab.state import State
+
+__all__ = ["exit_deletes_foreign", "int_cleanup", "kill_main", "stale_restart", "term_cleanup"]
+
+
+@probe("term-cleanup")
+def term_cleanup(scene: Scene) -> str:
+    """SIGTERM."""
+    return _cleanup(scene, signal.SIGTERM)
+
+
+@probe("int-cleanup")
+def int_cleanup(scene: Scene) -> str:
+    """SIGINT."""
+    return _cleanup(scene, signal.SIGINT)
+
+
+def _cleanup(scene: Scene, number: int) -> str:
+    first = scene.first()
+    first.send(number)
+    if not first.ends():
+        return "ignored"
+    scene.facts["exit"] = first.how()
+    if scene.look().state is State.ABSENT:
+        return "removed"
+    return "left"
+
+
+@probe("stale-restart")
+def stale_restart(scene: Scene) -> str:
+    """SIGKILL to all of it, and a second start of the same instance."""
+    first = scene.first()
+    first.kill()
+    scene.look()
+    return _WORDS[first.instance.start("the restarted one").settle()]
+
+
+_WORDS = {Start.SERVES: "starts", Start.EXITED: "fails", Start.HANGS: "hangs"}
+
+
+@probe("kill-main", in_image=False)
+def kill_main(scene: Scene) -> str:
+    """SIGKILL to the main process alone."""
+    first = scene.first()
+    if len(first.pids) > 1:
+        scene.note(f"its processes: pid {', '.join(map(str, first.pids))}")
+    first.send(signal.SIGKILL)
+    if first.ends():
+        outcome = "all-exit"
+    else:
+        scene.facts["survivors"] = len(first.pids)
+        outcome = "orphans-listen" if scene.look().serving else "orphans"
+    again = first.instance.start("the restarted one")
+    scene.facts["restart"] = _WORDS[again.settle()]
+    return outcome
+
+
+@probe("exit-deletes-foreign")
+def exit_deletes_foreign(scene: Scene) -> str:
+    """Something else is put at the path while it runs; then SIGTERM, or SIGINT."""
+    deleted = [
+        _ends_over(scene, number, kind)
+        for number in (signal.SIGTERM, signal.SIGINT)
+        for kind in (Obstacle.REGULAR_FILE, Obstacle.LISTENER)
+    ]
+    return "deleted" if any(deleted) else "kept"
+
+
+def _ends_over(scene: Scene, number: int, kind: Obstacle) -> bool:
+    """Whether a server that ends by this signal removes what is not its own."""
+    directory = scene.make_directory(f"{signal.Signals(number).name}-{kind}")
+    path = os.path.join(directory, os.path.basename(scene.path))
+    first = scene.first(path=path)
+    with obstacle(kind, f"{path}.foreign"):
+        scene.give(f"{path}.foreign")
+        os.rename(f"{path}.foreign", path)
+        before = os.lstat(path).st_ino
+        scene.note(f"a {kind} of somebody else's is put at the path in its place: inode {before}")
+        ended = first.stop(number)
+        scene.look(path)
+        try:
+            kept = os.lstat(path).st_ino == before
+        except FileNotFoundError:
+            kept = False
+        if os.path.lexists(path) and kept:
+            os.unlink(path)
+    scene.facts[f"{signal.Signals(number).name} {kind}"] = "kept" if kept else "deleted"
+    if not ended:
+        scene.note("it was killed, and so had no chance to remove anything at its end")
+    return not kept

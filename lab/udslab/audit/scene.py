@@ -1,0 +1,434 @@
+"""One probe's scene: a private directory, instances of a subject, what they do at the path, and the evidence of it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from udslab import diag
+from udslab.address import Address
+from udslab.audit.subject import Places, Subject
+from udslab.deadline import Deadline, now
+from udslab.errors import AgentGone, TimedOut, UdsError
+from udslab.ready import LISTENING, Condition, Readiness, file_of
+from udslab.state import State, Status, status
+from udslab.word import Word
+
+__all__ = ["Host", "Instance", "Run", "Scene", "Server", "Skipped", "Start", "User"]
+
+LEAST_PATIENCE = 10.0
+"""Seconds after which "it did not happen" may be said, at the least."""
+START_LIMIT = 30.0
+"""Seconds that a server gets for the start by which its patience is measured."""
+_SETUP_LIMIT = 120.0
+_LONGEST_LINE = 300
+"""Of a server's log in the evidence, in characters."""
+
+
+class Skipped(Exception):
+    """What a probe asks cannot be told; the reason."""
+
+
+class Start(Word):
+    """How a start has gone."""
+
+    SERVES = "serves"
+    EXITED = "exited"
+    """Nothing of it lives, and it did not serve the path."""
+    HANGS = "hangs"
+    """It lives, and did not serve the path for as long as it was waited."""
+
+
+@dataclass(frozen=True)
+class User:
+    """Whom a server runs as, if that is not who audits."""
+
+    name: str
+    uid: int
+    gid: int
+    groups: tuple[int, ...] = ()
+
+
+class Server(Protocol):
+    """A process with all that it leaves behind: :class:`udslab.remote.SupervisedProcess`, or a container's."""
+
+    @property
+    def name(self) -> str:
+        """What it is called in messages."""
+
+    @property
+    def written(self) -> int:
+        """How many bytes it has written."""
+
+    def output(self) -> str:
+        """What it has written."""
+
+    def gone(self) -> str | None:
+        """How it has ended, in words; None while any of it lives."""
+
+    def gone_within(self, timeout: float | None) -> bool:
+        """Whether nothing of it lives, at the latest after so many seconds."""
+
+    def fileno(self) -> int | None:
+        """A descriptor that can be read when :meth:`gone` is to be asked."""
+
+    def tree(self) -> Sequence[Mapping[str, Any]]:
+        """What lives of it."""
+
+    def signal_left(self, number: int) -> Sequence[int]:
+        """Send a signal to the first process, or those that it has left; the pids."""
+
+    def open_files(self, room: bool) -> Sequence[int]:
+        """Take the room for another open file from all of it, or give it back; the pids."""
+
+    def kill(self) -> int:
+        """SIGKILL to all of it."""
+
+    def __exit__(self, *exc: object) -> None:
+        """End and forget it."""
+
+
+class Host(Protocol):
+    """Where the instances of a subject run: as processes of this machine, or in containers of an image."""
+
+    user: User | None
+    """Whom they run as; None: who audits."""
+    is_image: bool
+
+    def start(
+        self,
+        command: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        cwd: str,
+        umask: int | None = None,
+        at: float | None = None,
+        as_root: bool = False,
+    ) -> Server:
+        """Start a command. ``at``: at that instant of the monotonic clock. Raises UdsError if it cannot be started."""
+
+    def directory(self) -> Any:
+        """A context manager: a fresh directory with a short path that all instances can see, and search."""
+
+
+class Instance:
+    """One installation of a subject, with a directory of its own."""
+
+    def __init__(self, scene: Scene, dir: str, path: str) -> None:
+        self._scene = scene
+        self.dir = dir
+        self.path = path
+
+    def fill(self, words: Sequence[str], path: str | None = None) -> list[str]:
+        """Words of a command with this instance's places in them."""
+        places = Places(path or self.path, self.dir)
+        return [places.fill(word) for word in words]
+
+    def start(
+        self,
+        name: str,
+        path: str | None = None,
+        *,
+        umask: int | None = 0o022,
+        at: float | None = None,
+        root: bool = False,
+    ) -> Run:
+        """Start it, to serve ``path`` (the scene's); it is called ``name`` in the evidence."""
+        scene, subject = self._scene, self._scene.subject
+        where = path or self.path
+        others = file_of(Address.parse(where)) if status(where).serving else None
+        env = {
+            **scene.env,
+            "HOME": self.dir,
+            **{key: self.fill([value], where)[0] for key, value in subject.env.items()},
+        }
+        command = self.fill(subject.root_command if root else subject.command, where)
+        process = scene.host.start(command, env=env, cwd=self.dir, umask=umask, at=at, as_root=root)
+        return scene.adopt(Run(scene, self, name, where, process, others))
+
+
+class Run:
+    """One run of an instance, from its start until nothing of it lives."""
+
+    def __init__(
+        self, scene: Scene, instance: Instance, name: str, path: str, process: Server, others: tuple[int, int] | None
+    ) -> None:
+        self._scene = scene
+        self.instance = instance
+        self.name = name
+        self.path = path
+        self.process = process
+        self._others = others
+        self.started = now()
+        self.took = 0.0
+        """Seconds from its start until it served."""
+        self.file: tuple[int, int] | None = None
+        """Device and inode of the file by which it was first seen to serve."""
+
+    def settle(self, condition: Condition = LISTENING) -> Start:
+        """Wait until it serves its path by another file than was served before, or nothing of it lives, or patience is
+        at its end; with that in the evidence."""
+        try:
+            with Readiness(self.path, (condition,), others=self._others) as readiness:
+                found = readiness.wait(self.process, self._scene.patience)
+        except TimedOut:
+            self._scene.note(f"{self.name} neither serves the path nor has ended after {self._scene.patience:.0f} s")
+            self._scene.quote(self)
+            return Start.HANGS
+        except AgentGone:
+            raise
+        except UdsError:  # ECHILD: it has ended
+            self._scene.note(f"{self.name} {self.how()}")
+            self._scene.quote(self)
+            return Start.EXITED
+        self.took = now() - self.started
+        self.file = file_of(Address.parse(self.path))
+        self._scene.note(f"{self.name} serves the path after {self.took:.2f} s: {_describe(found)}")
+        return Start.SERVES
+
+    @property
+    def gone(self) -> bool:
+        """Whether nothing of it lives."""
+        return self.process.gone() is not None
+
+    @property
+    def pids(self) -> list[int]:
+        """Of all that lives of it."""
+        with suppress(AgentGone):  # it ends just now
+            return [found["pid"] for found in self.process.tree()] if not self.gone else []
+        return []
+
+    def how(self) -> str:
+        """How it has ended, in words."""
+        return self.process.gone() or "runs"
+
+    def send(self, number: int) -> None:
+        """Send a signal to its main process, or if that has exited to those that it has left."""
+        name = signal.Signals(number).name
+        with suppress(AgentGone):  # it has ended
+            pids = self.process.signal_left(number)
+            self._scene.note(f"{name} to {self.name} (pid {', '.join(map(str, pids))})")
+
+    def ends(self) -> bool:
+        """Whether nothing of it lives before patience is at its end."""
+        began = now()
+        if self.process.gone_within(self._scene.patience):
+            self._scene.note(f"{self.name} {self.how()}, after {now() - began:.2f} s")
+            return True
+        self._scene.note(f"{self.name} still runs after {self._scene.patience:.0f} s: pid {_list(self.pids)}")
+        return False
+
+    def stop(self, number: int = signal.SIGTERM) -> bool:
+        """A signal, and SIGKILL to all of it if it does not end; whether it ended by itself."""
+        self.send(number)
+        if self.ends():
+            return True
+        self.kill()
+        return False
+
+    def kill(self) -> None:
+        """SIGKILL to all of it."""
+        with suppress(AgentGone):
+            self.process.kill()
+        self._scene.note(f"SIGKILL to all of {self.name}")
+
+    @property
+    def written(self) -> int:
+        """How many bytes it has written, to its output and to its logs."""
+        return self.process.written + sum(os.path.getsize(log) for log in self._logs())
+
+    def _logs(self) -> list[str]:
+        return [log for log in self.instance.fill(self._scene.subject.logs, self.path) if os.path.exists(log)]
+
+    def lines(self) -> list[str]:
+        """What it has written so far, to its output and to its logs."""
+        lines = self.process.output().splitlines()
+        for log in self._logs():
+            with suppress(OSError), open(log, errors="backslashreplace") as file:
+                lines += file.read().splitlines()
+        return [line for line in lines if line.strip()]
+
+    def claims(self) -> bool:
+        """Whether it has a socket that it has bound to its path and serves by, wherever the path leads now."""
+        pids = set(self.pids)
+        name = os.fsencode(self.path)
+        mine = {
+            entry.inode
+            for entry in diag.listing()
+            if entry.name is not None
+            # A relative name, too: it may have changed its directory.
+            and (entry.name == name or (entry.name[:1] not in (b"/", b"\0") and name.endswith(b"/" + entry.name)))
+            and (entry.listening or not entry.type.connects)
+        }
+        return any(pids & set(diag.holders({inode})) for inode in mine)
+
+
+class Scene:
+    """Where one probe is played. A context manager: at its end nothing of it is left."""
+
+    def __init__(self, subject: Subject, host: Host, patience: float) -> None:
+        self.subject = subject
+        self.host = host
+        self.patience = patience
+        """Seconds after which "it did not happen" is said."""
+        self.evidence: list[str] = []
+        self.facts: dict[str, Any] = {}
+        self.env = _environment(host.user)
+        self._exits = ExitStack()
+        self._instances = 0
+
+    def __enter__(self) -> Scene:
+        self.top: str = self._exits.enter_context(self.host.directory())
+        self.path = os.path.join(self.make_directory("p"), self.subject.socket_name or "sock")
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._exits.close()
+
+    def make_directory(self, name: str, mode: int = 0o755, *, root: bool = False) -> str:
+        """A directory in the scene's own, of the server's user or of root."""
+        path = os.path.join(self.top, name)
+        os.mkdir(path)
+        os.chmod(path, mode)
+        if not root:
+            self.give(path)
+        return path
+
+    def give(self, path: str) -> None:
+        """Make a file or directory the server's user's."""
+        if self.host.user is not None:
+            os.chown(path, self.host.user.uid, self.host.user.gid, follow_symlinks=False)
+
+    def note(self, text: str) -> None:
+        """Add a line to the evidence."""
+        self.evidence.append(text)
+
+    def quote(self, run: Run) -> None:
+        """Add what a run has written last."""
+        line = (run.lines() or ["(nothing)"])[-1].strip()
+        self.note(f"its last line: {line[:_LONGEST_LINE]}")
+
+    def instance(self, path: str | None = None) -> Instance:
+        """A fresh installation, set up. Raises Skipped if that fails."""
+        self._instances += 1
+        made = Instance(self, self.make_directory(str(self._instances)), path or self.path)
+        places = Places(made.path, made.dir)
+        for name, text in self.subject.files.items():
+            file = os.path.join(made.dir, name)
+            with open(file, "x", encoding="utf-8") as out:
+                out.write(places.fill(text))
+            self.give(file)
+        for command in self.subject.setup:
+            self._set_up(made, made.fill(command))
+        return made
+
+    def _set_up(self, instance: Instance, command: list[str]) -> None:
+        env = {**self.env, "HOME": instance.dir}
+        process = self.host.start(command, env=env, cwd=instance.dir)
+        try:
+            ended = process.gone_within(_SETUP_LIMIT)
+            if not ended or process.gone() != "has ended with status 0":
+                last = (process.output().strip().splitlines() or ["it has written nothing"])[-1]
+                raise Skipped(f"its set-up {' '.join(command)!r} {process.gone() or 'does not end'}: {last}")
+        finally:
+            process.__exit__()
+
+    def adopt(self, run: Run) -> Run:
+        """It ends with the scene."""
+        self._exits.callback(run.process.__exit__)
+        return run
+
+    def first(self, instance: Instance | None = None, path: str | None = None) -> Run:
+        """An instance that serves. Raises Skipped if it does not."""
+        run = (instance or self.instance(path)).start("the first", path)
+        if run.settle() is not Start.SERVES:
+            raise Skipped("it did not serve an absent path this time")
+        return run
+
+    def look(self, path: str | None = None) -> Status:
+        """What is at the path, with that in the evidence."""
+        where = path or self.path
+        found = status(where, owners=True)
+        self.note(f"{'the path' if path in (None, self.path) else path}: {_describe(found)}")
+        return found
+
+    def who_serves(self, runs: Sequence[Run], path: str | None = None) -> Run | None:
+        """Whose socket the path leads to; None: nobody serves it, or none of these.
+
+        Raises Skipped if that cannot be told."""
+        where = path or self.path
+        deadline = Deadline(2.0)
+        while True:
+            found = status(where, owners=True)
+            if not found.serving:
+                return None
+            file = file_of(Address.parse(where))
+            for run in runs:
+                # The number of a file cannot be another's as long as a socket is bound to it.
+                if not run.gone and (run.file == file or set(run.pids) & set(found.pids or ())):
+                    return run
+            if found.pids or deadline.passed:
+                break
+        if self.host.is_image:  # whose processes cannot be seen from here
+            return next((run for run in reversed(runs) if not run.gone and run.file is None), None)
+        if not found.pids:
+            raise Skipped("who serves the path cannot be told: the kernel's tables do not show it")
+        return None
+
+    def sockets(self, directory: str) -> list[str]:
+        """The names of the socket files in a directory."""
+        with os.scandir(directory) as entries:
+            return sorted(entry.name for entry in entries if _is_socket(entry))
+
+    @contextmanager
+    def only_read(self, directory: str) -> Iterator[None]:
+        """Within the block the server's user may not write into a directory."""
+        before = os.stat(directory)
+        if self.host.user is not None:
+            os.chown(directory, 0, 0)
+        os.chmod(directory, 0o755 if self.host.user is not None else 0o555)
+        try:
+            yield
+        finally:
+            os.chown(directory, before.st_uid, before.st_gid)
+            os.chmod(directory, before.st_mode & 0o7777)
+
+
+def _is_socket(entry: os.DirEntry[str]) -> bool:
+    found = status(entry.path)
+    return found.state in (State.LISTENING, State.BOUND, State.STALE) and not found.link
+
+
+def _describe(found: Status) -> str:
+    words = found.describe()
+    if found.info is None:
+        return words
+    return f"{words}, inode {found.inode}, mode {found.mode:04o}, uid {found.uid}"
+
+
+def _list(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers)) or "none"
+
+
+def _environment(user: User | None) -> dict[str, str]:
+    env = {
+        name: value for name, value in os.environ.items() if name not in ("NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID")
+    }
+    return env if user is None else {**env, "USER": user.name, "LOGNAME": user.name}
+
+
+def remove_tree(path: str) -> None:
+    """Remove a scene's directory, whatever a server has made of it."""
+
+    def again(function: Any, name: str, info: object) -> None:
+        with suppress(OSError):
+            os.chmod(os.path.dirname(name), 0o700)
+            os.chmod(name, 0o700)
+            function(name)
+
+    shutil.rmtree(path, onerror=again)

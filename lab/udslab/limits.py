@@ -1,0 +1,71 @@
+"""Another user's rights, and another process's limits: what it takes to run a server as somebody and to press it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+try:
+    import resource
+except ImportError:  # not a Unix
+    resource = None  # type: ignore[assignment]
+
+__all__ = ["become", "fill_open_files", "limit_open_files"]
+
+
+def become(uid: int, gid: int, groups: Sequence[int] = ()) -> None:
+    """Become another user, for good. Raises OSError (EPERM) if this is not root."""
+    os.setgroups(list(groups))
+    os.setresgid(gid, gid, gid)
+    os.setresuid(uid, uid, uid)
+
+
+def fill_open_files(pid: int) -> tuple[int, int] | None:
+    """Lower a process's RLIMIT_NOFILE to the first number that is free, so that it cannot open another file; its limit
+    before, soft and hard. None if it has ended, or may not be limited."""
+    try:
+        before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+        while True:
+            free = _first_free(pid)
+            if not limit_open_files(pid, free, before[1]):
+                return None
+            if _first_free(pid) >= free:  # it has closed none meanwhile
+                return before
+    except OSError:
+        return None
+
+
+def _first_free(pid: int) -> int:
+    numbers = set(map(int, os.listdir(f"/proc/{pid}/fd")))
+    return min(set(range(len(numbers) + 1)) - numbers)
+
+
+def limit_open_files(pid: int, soft: int, hard: int) -> bool:
+    """Set a process's RLIMIT_NOFILE; whether that could be done.
+
+    prlimit(2) asks for that process's own user and group, or CAP_SYS_RESOURCE, which root in a container has not: so
+    root does it by a child that becomes that user. Not for a process with threads: it forks."""
+    if os.geteuid() != 0:
+        try:
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, (soft, hard))
+        except OSError:
+            return False
+        return True
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            become(*_owner(pid))
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, (soft, hard))
+            code = 0
+        finally:
+            os._exit(code)
+    _, status = os.waitpid(child, 0)
+    return status == 0
+
+
+def _owner(pid: int) -> tuple[int, int]:
+    """Real user and group: what owns its directory in /proc is root, once it has changed its user (proc(5))."""
+    with open(f"/proc/{pid}/status") as file:
+        told = dict(line.split(":", 1) for line in file)
+    return int(told["Uid"].split()[0]), int(told["Gid"].split()[0])

@@ -82,7 +82,7 @@ class _Maker:
         self.distro = distro
         check_needs(self.node, self.backend, self.settings)
         try:
-            with _granted(request.config):
+            with granted(request.config):
                 lab.prepare(self.backend, distro)
         except (EngineError, Unsupported) as error:
             lacking(self.settings, self.backend, str(error))
@@ -91,7 +91,7 @@ class _Maker:
         made_for(self.node).append(Made(fixture, where_called(), thing, directory))
 
 
-def _granted(config: pytest.Config) -> AbstractContextManager[None]:
+def granted(config: pytest.Config) -> AbstractContextManager[None]:
     """What the lab opens within the block for the rest of the run is no leak of a test's."""
     leaks = config.pluginmanager.get_plugin("udslab-leaks")
     assert isinstance(leaks, LeakCheck)
@@ -233,8 +233,8 @@ def make_uds_process(
         ) -> RunningProcess:
             __tracebackhide__ = True
             try:
-                with _granted(request.config):
-                    uds.prepare(Backend.PROCESS) if options.get("image") is None else uds.prepare_engine()
+                with granted(request.config):
+                    uds.prepare(Backend.PROCESS) if options.get("image") is None else uds.session()
             except (EngineError, Unsupported) as error:
                 lacking(request.config.stash[SETTINGS], Backend.CONTAINER, str(error))
             undo = exits.enter_context(ExitStack())

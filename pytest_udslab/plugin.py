@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 import udslab
-from pytest_udslab import leaks, options
+from pytest_udslab import audit, leaks, options
+from pytest_udslab.audit import _uds_auditors, uds_audit
 from pytest_udslab.fixtures import (
     FACTORY,
     SETTINGS,
@@ -31,6 +32,7 @@ from pytest_udslab.fixtures import (
 from pytest_udslab.made import made_for, report_sections
 
 __all__ = [
+    "_uds_auditors",
     "_uds_last",
     "_uds_maker",
     "make_uds_client",
@@ -45,6 +47,7 @@ __all__ = [
     "pytest_runtest_call",
     "pytest_runtest_makereport",
     "uds",
+    "uds_audit",
     "uds_backend",
     "uds_client",
     "uds_distro",
@@ -59,6 +62,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """``--uds-…``."""
     options.add_options(parser)
     leaks.add_options(parser)
+    audit.add_options(parser)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -77,12 +81,21 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """``uds_obstacle`` is each kind of obstacle in turn, unless the test parametrises it itself."""
-    own = any("uds_obstacle" in mark.args[0] for mark in metafunc.definition.iter_markers("parametrize"))
-    if "uds_obstacle" in metafunc.fixturenames and not own:
+    """``uds_obstacle`` is each kind of obstacle in turn, ``uds_audit`` each probe, unless the test parametrises them
+    itself."""
+
+    def is_left_to_us(fixture: str) -> bool:
+        own = any(fixture in mark.args[0] for mark in metafunc.definition.iter_markers("parametrize"))
+        return fixture in metafunc.fixturenames and not own
+
+    if is_left_to_us("uds_obstacle"):
         from udslab.obstacles import Obstacle  # see fixtures.uds
 
         metafunc.parametrize("uds_obstacle", list(Obstacle), ids=str, indirect=True)
+    if is_left_to_us("uds_audit"):
+        from udslab.audit.verdicts import VERDICTS
+
+        metafunc.parametrize("uds_audit", list(VERDICTS), indirect=True)
 
 
 @pytest.hookimpl(wrapper=True)

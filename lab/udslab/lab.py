@@ -100,11 +100,6 @@ class Lab:
         elif backend == Backend.CONTAINER:
             self._keep(distro)
 
-    def prepare_engine(self) -> None:
-        """Begin a session on the container engine. Raises :class:`~udslab.errors.EngineError`,
-        :class:`~udslab.errors.Unsupported`."""
-        self._have_session()
-
     # Paths
 
     @contextmanager
@@ -307,7 +302,7 @@ class Lab:
     @contextmanager
     def _path_for_programs(self) -> Iterator[str]:
         """A path in a directory of its own that containers of any image can see."""
-        directory = self._have_session().directory().path
+        directory = self.session().directory().path
         try:
             yield os.path.join(directory, "s")
         finally:
@@ -319,7 +314,7 @@ class Lab:
     ) -> Callable[[Readiness], Program]:
         from udslab.containers import Shared
 
-        session = self._have_session()
+        session = self.session()
         directory = os.path.dirname(os.path.abspath(path))
         shared = Shared("bind", directory, directory, directory)
 
@@ -330,7 +325,11 @@ class Lab:
 
         return start
 
-    def _have_session(self) -> Session:
+    def session(self) -> Session:
+        """The lab's session on the container engine, begun when it is first asked for.
+
+        Raises :class:`~udslab.errors.EngineError`, :class:`~udslab.errors.Unsupported`.
+        """
         from udslab.containers import Session  # the docker SDK, for those who have asked for containers
 
         if self._session is None:
@@ -344,7 +343,7 @@ class Lab:
         kept = self._kept.get(image)
         if kept is not None and kept.container.alive:
             return kept
-        session = self._have_session()
+        session = self.session()
         shared = kept.shared if kept is not None else session.directory()
         container = session.container(image, shared, lease=_LEASE)
         reach = try_reach(container, shared, session.uid)

@@ -24,7 +24,7 @@ def fill_open_files(pid: int) -> tuple[int, int] | None:
     """Lower a process's RLIMIT_NOFILE to the first number that is free, so that it cannot open another file; its limit
     before, soft and hard. None if it has ended, or may not be limited."""
     try:
-        before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+        before = _open_files(pid)
         while True:
             free = _first_free(pid)
             if not limit_open_files(pid, free, before[1]):
@@ -33,6 +33,14 @@ def fill_open_files(pid: int) -> tuple[int, int] | None:
                 return before
     except OSError:
         return None
+
+
+def _open_files(pid: int) -> tuple[int, int]:
+    """RLIMIT_NOFILE, soft and hard: prlimit(2) tells it only to whom it lets change it."""
+    with open(f"/proc/{pid}/limits") as file:
+        line = next(line for line in file if line.startswith("Max open files"))
+    soft, hard = (resource.RLIM_INFINITY if word == "unlimited" else int(word) for word in line.split()[3:5])
+    return soft, hard
 
 
 def _first_free(pid: int) -> int:

@@ -30,6 +30,11 @@ class Finding:
     seconds: float = 0.0
     why: str = ""
 
+    def describe(self) -> str:
+        """Probe, outcome and verdict in a line, and the evidence below."""
+        head = f"{self.probe}: {self.outcome or self.why} ({self.verdict})"
+        return "\n  ".join([head, *self.evidence])
+
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         found: dict[str, Any] = {

@@ -1,0 +1,198 @@
+"""``udslab audit``: what a server does to its socket file."""
+
+from __future__ import annotations
+
+import argparse
+import codecs
+import fnmatch
+import json
+import os
+import sys
+from collections.abc import Sequence
+
+from udslab.audit.crew import Crew
+from udslab.audit.findings import Audit
+from udslab.audit.host import user_named
+from udslab.audit.ping import PRESETS, Ping
+from udslab.audit.probes import PROBES
+from udslab.audit.subject import Subject
+from udslab.audit.verdicts import Verdict
+from udslab.cli.options import Commands, add_type
+from udslab.errors import ServiceError
+from udslab.report.progress import progress
+from udslab.report.scorecard import print_scorecard, scorecard_html, scorecard_markdown
+from udslab.report.terminal import print_table
+from udslab.subjects import READY, load
+
+__all__ = ["add_parser"]
+
+_MOST_JOBS = 64
+_EPILOG = """\
+In COMMAND, {socket} stands for the path, {parent} and {name} for its directory and its last part, {dir} for a scratch
+directory of each instance, in which it is started. The server runs as an ordinary user: nobody, if this is root.
+Exit status: 0 no probe has failed, 1 one has, 2 wrong use, 130 interrupted; what is known by then is printed."""
+
+
+def add_parser(commands: Commands) -> None:
+    """Add ``audit``."""
+    parser = commands.add_parser(
+        "audit",
+        help="tell what a server does to its socket file",
+        description="Put a server through the probes: does it steal a live server's path, delete a user's file, trip "
+        "over a stale one, leave its own behind? All of it happens in directories of the audit's own.",
+        usage="udslab audit [options] -- COMMAND... {socket}\n       udslab audit NAME... [options]",
+        epilog=_EPILOG,
+    )
+    parser.add_argument("words", nargs="*", metavar="NAME", help="ready subjects, or those of --subjects")
+    parser.add_argument("--subjects", metavar="FILE", help="take subjects from a TOML file; all of it if none is named")
+    parser.add_argument("--list", action="store_true", help="list the subjects and the probes, and end")
+    parser.add_argument(
+        "--only", nargs="+", action="extend", metavar="PROBE", default=[], help="play these probes only (globs)"
+    )
+    parser.add_argument(
+        "--ping",
+        nargs="+",
+        metavar="WORD",
+        help="how to ask whether it answers: what to send, and what its answer has in it (\\n, \\x00: as in Python); "
+        f"or a preset: {', '.join(PRESETS)}",
+    )
+    add_type(parser)
+    parser.add_argument(
+        "--setup",
+        action="append",
+        metavar="COMMAND",
+        default=[],
+        help="run this in {dir} before the first start there; may be repeated",
+    )
+    parser.add_argument(
+        "--root-command",
+        metavar="COMMAND",
+        default="",
+        help="how root starts it, with its own option to become an ordinary user",
+    )
+    parser.add_argument("--user", metavar="NAME", help="whom the server runs as")
+    parser.add_argument(
+        "-j",
+        "--jobs",
+        type=_jobs,
+        metavar="N",
+        default=os.cpu_count() or 1,
+        help="probes at the same time (default: %(default)s)",
+    )
+    for form, what in (
+        ("json", "the findings as JSON"),
+        ("html", "the score card as HTML"),
+        ("markdown", "as Markdown"),
+    ):
+        parser.add_argument(f"--{form}", metavar="FILE", help=f"write {what} there (-: standard output)")
+    parser.add_argument(
+        "--fail-on",
+        choices=[Verdict.FAIL.value, Verdict.WARN.value],
+        default=Verdict.FAIL.value,
+        help="the least verdict for exit status 1 (default: %(default)s)",
+    )
+    parser.set_defaults(run=run)
+
+
+def _jobs(word: str) -> int:
+    if not word.isdecimal() or not 1 <= int(word) <= _MOST_JOBS:
+        raise argparse.ArgumentTypeError(f"{word!r} is no number from 1 to {_MOST_JOBS}")
+    return int(word)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Audit."""
+    if options.list:
+        return _list(options)
+    probes = _probes(options.only)
+    crew = Crew(_subjects(options), probes, jobs=options.jobs, user=user_named(options.user))
+    interrupted = False
+    try:
+        with progress("audit", crew.size) as advance:
+            for subject, finding in crew.work():
+                advance(f"{subject.name}: {finding.probe}")
+    except KeyboardInterrupt:
+        interrupted = True
+    audits = crew.audits()
+    _write(options, audits)
+    if interrupted:
+        print("udslab: interrupted: the probes that had not ended are missing", file=sys.stderr)
+        return 130
+    bad = (Verdict.FAIL,) if options.fail_on == Verdict.FAIL else (Verdict.FAIL, Verdict.WARN)
+    return 1 if any(audit.worst(*bad) for audit in audits) else 0
+
+
+def _write(options: argparse.Namespace, audits: Sequence[Audit]) -> None:
+    """The files that were asked for, and the score card, unless one of them takes its place on standard output."""
+    whole = [audit.as_dict() for audit in audits]
+    taken = False
+    for file, form in (
+        (options.json, lambda: json.dumps(whole[0] if len(whole) == 1 else whole, indent=2) + "\n"),
+        (options.html, lambda: scorecard_html(audits)),
+        (options.markdown, lambda: scorecard_markdown(audits)),
+    ):
+        if file == "-":
+            taken = True
+            sys.stdout.write(form())
+        elif file is not None:
+            with open(file, "w", encoding="utf-8") as out:
+                out.write(form())
+    if not taken:
+        print_scorecard(audits)
+
+
+def _subjects(options: argparse.Namespace) -> list[Subject]:
+    words: list[str] = options.words
+    if any("{" in word for word in words):
+        return [_command(options)]
+    for name in ("setup", "root_command", "ping"):
+        if getattr(options, name):
+            hint = "write {socket} in the command where the path belongs"
+            raise ServiceError(f"--{name.replace('_', '-')} is for a command, and none is given", hint)
+    known = load(options.subjects or READY)
+    unknown = [word for word in words if word not in known]
+    if unknown:
+        hint = f"there are {', '.join(known)}; a command has {{socket}} where its path belongs"
+        raise ServiceError(f"no subject is called {unknown[0]!r}", hint)
+    if not words and not options.subjects:
+        raise ServiceError("nothing is given to audit", "name subjects (--list shows them), or a command after --")
+    return [known[word] for word in words or known]
+
+
+def _command(options: argparse.Namespace) -> Subject:
+    ping: Ping | str | None = None
+    if options.ping:
+        if len(options.ping) > 2:
+            raise ServiceError("--ping takes the name of a preset, or what to send and what to expect")
+        ping = options.ping[0] if len(options.ping) == 1 else Ping(*map(_octets, options.ping))
+    return Subject(
+        options.words,
+        setup=options.setup,
+        ping=ping,
+        type=options.type,
+        root_command=options.root_command,
+    )
+
+
+def _octets(word: str) -> bytes:
+    """What was typed, with Python's escapes."""
+    try:
+        return codecs.escape_decode(os.fsencode(word))[0]
+    except ValueError as error:
+        raise ServiceError(f"--ping {word!r}: {error}") from None
+
+
+def _probes(patterns: Sequence[str]) -> list[str]:
+    for pattern in patterns:
+        if not fnmatch.filter(PROBES, pattern):
+            raise ServiceError(f"no probe is called {pattern!r}", f"there are {', '.join(PROBES)}")
+    return [name for name in PROBES if not patterns or any(fnmatch.fnmatch(name, pattern) for pattern in patterns)]
+
+
+def _list(options: argparse.Namespace) -> int:
+    subjects = load(options.subjects or READY)
+    rows = [[name, "missing" if subject.missing() else "there", subject.get] for name, subject in subjects.items()]
+    print_table(("SUBJECT", "PROGRAM", "HOW TO GET IT"), rows)
+    print()
+    print_table(("PROBE", "WHAT IS DONE"), [[probe.name, probe.done] for probe in PROBES.values()])
+    return 0

@@ -338,7 +338,8 @@ class Agent:
         self._tell_of(self._employ(message, record), f"serves {address}")
 
     def _start(self, message: Message) -> None:
-        self._tell_of(self._employ(message), " ".join(message["command"]))
+        words = " ".join(message["command"])  # before anybody is employed: it may have none
+        self._tell_of(self._employ(message), words)
 
     def _connect(self, message: Message) -> None:
         self._employ(message)

@@ -74,7 +74,7 @@ def _entry(body: bytes) -> Entry | None:
     name = file = backlog = None
     for kind, value in _attributes(body[_MESSAGE.size :]):
         if kind == _NAME:
-            name = value
+            name = value if value[:1] == b"\0" else value.rstrip(b"\0")  # a path comes with the NUL that ends it
         elif kind == _VFS:
             file_inode, device = _PAIR.unpack(value)
             file = (device, file_inode)

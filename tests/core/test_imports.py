@@ -17,8 +17,19 @@ import pytest
 import udslab
 
 PACKAGE = Path(udslab.__file__).parent
-IN_CONTAINER = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem not in ("__init__", "__main__"))
-"""The modules that are sent into containers; the host half are packages (cli, report)."""
+HOST_HALF = {"__init__", "__main__", "cli", "containers", "report", "subjects"}
+IN_CONTAINER = sorted(
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
+    for path in PACKAGE.rglob("*.py")
+    if path.relative_to(PACKAGE).with_suffix("").parts[0] not in HOST_HALF
+)
+"""The modules that are sent into containers."""
+
+
+def file_of(name: str) -> Path:
+    """The source of a module of the package."""
+    path = PACKAGE.joinpath(*name.split("."))
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
 
 
 @pytest.fixture
@@ -190,7 +201,7 @@ def test_any_module_may_be_imported_first(python):
 
 @pytest.mark.parametrize("name", ["__init__", "__main__", *IN_CONTAINER])
 def test_the_source_is_python_3_9(name):
-    ast.parse((PACKAGE / f"{name}.py").read_text(), feature_version=(3, 9))
+    ast.parse(file_of(name).read_text(), feature_version=(3, 9))
 
 
 def find_python_3_9():
@@ -237,7 +248,7 @@ def test_everything_runs_from_a_zip(python, path, tmp_path):
     archive = tmp_path / "udslab.zip"
     with zipfile.ZipFile(archive, "w") as file:
         for name in ("__init__", *IN_CONTAINER):
-            file.write(PACKAGE / f"{name}.py", f"udslab/{name}.py")
+            file.write(file_of(name), Path("udslab") / file_of(name).relative_to(PACKAGE))
     done = python(ROUND_TRIP, path, *IN_CONTAINER, path=archive)
     assert (done.stdout, done.stderr) == ("done\n", "")
 

@@ -326,6 +326,15 @@ def test_owners_of_a_stale_file_are_none_and_not_asked_is_none(stale):
     assert status(stale).pids is None
 
 
+def test_sock_diag_tells_the_name_as_it_was_bound(path, make_socket):
+    """Without the NUL that the kernel ends a path with."""
+    pathname, abstract = make_socket(path), make_socket(b"\0" + path.name.encode() + b"\0")
+    if diag.describe(pathname) is None:
+        pytest.skip("this kernel has no sock_diag for AF_UNIX")
+    assert diag.describe(pathname).name == bytes(path)
+    assert diag.describe(abstract).name == b"\0" + path.name.encode() + b"\0"
+
+
 def test_sock_diag_describes_our_own_socket(path, make_socket):
     listener = make_socket(path, backlog=7)
     entry = diag.describe(listener)

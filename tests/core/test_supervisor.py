@@ -226,20 +226,20 @@ def test_what_cannot_be_started_is_told(driver, directory, name, message, error,
 
 
 def test_signals_go_to_the_main_process(driver):
-    driver.start(*python("import signal\nsignal.signal(10, lambda *_: exit(4))\nprint(1, flush=True)\n" + WAITS))
+    main = driver.start(*python("import signal\nsignal.signal(10, lambda *_: exit(4))\nprint(1, flush=True)\n" + WAITS))
     driver.said(1)
-    assert driver.ask(op="signal", signal=signal.SIGUSR1) is True
+    assert driver.ask(op="signal", signal=signal.SIGUSR1) == [main]
     assert driver.hear()["code"] == 4
     assert driver.hear() == {"event": "gone"}
-    assert driver.ask(op="signal", signal=signal.SIGUSR1) is False
+    assert driver.ask(op="signal", signal=signal.SIGUSR1) == []
 
 
 def test_it_is_stopped_when_sigstop_is_answered(driver):
     main = driver.start("sleep", "60")
     for _ in range(20):
-        assert driver.ask(op="signal", signal=signal.SIGSTOP) is True
+        assert driver.ask(op="signal", signal=signal.SIGSTOP) == [main]
         assert field(main, "State") == "T"
-        assert driver.ask(op="signal", signal=signal.SIGCONT) is True
+        assert driver.ask(op="signal", signal=signal.SIGCONT) == [main]
     driver.tell(op="kill")
     assert driver.finish()[-1]["code"] == -9
 
@@ -311,10 +311,60 @@ def test_a_daemon_is_followed_and_gets_sigterm(driver):
     (daemon,) = driver.said(1)
     assert exited["left"] == [daemon]
     assert field(daemon, "PPid") == str(driver.process.pid)
-    assert driver.ask(op="signal", signal=signal.SIGTERM) is False
+    assert driver.ask(op="signal", signal=signal.SIGTERM) == []
     driver.tell(op="end", grace=LIMIT)
     assert driver.finish() == [{"event": "gone"}, {"event": "ended", "code": 0, "killed": []}]
     assert_gone_all([daemon])
+
+
+def test_a_signal_may_go_to_the_daemon_that_the_main_process_has_left(driver):
+    driver.start(*python(DAEMON + SAYS + WAITS))
+    (daemon,) = driver.hear()["left"]
+    assert driver.ask(op="signal", signal=signal.SIGUSR1, left=True) == [daemon]
+    assert driver.hear() == {"event": "gone"}
+    driver.tell(op="end", grace=LIMIT)
+    driver.finish()
+    assert_gone_all([daemon])
+
+
+def test_two_start_at_the_same_instant(drive):
+    """To the precision of an interpreter's start, which is the same for both."""
+    drivers = [drive(), drive()]
+    at = time.monotonic() + 0.3
+    for driver in drivers:
+        driver.tell(op="start", command=["sh", "-c", "date +%s%N"], at=at)
+    assert time.monotonic() < at
+    for driver in drivers:
+        assert "result" in driver.hear()
+    assert time.monotonic() >= at
+    starts = [driver.said(1)[0] for driver in drivers]
+    assert abs(starts[0] - starts[1]) < 100e6
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become another user")
+def test_it_runs_as_another_user(driver, directory):
+    user = {"uid": 65534, "gid": 65533, "groups": [65532]}
+    driver.start("sh", "-c", "id -u; id -ru; id -g; id -rg; id -G", user=user, cwd="/")
+    assert driver.said(5) == [65534, 65534, 65533, 65533, 65533, 65532]
+
+
+def test_it_has_no_room_for_another_file_until_it_is_given_back(driver, directory):
+    fifo = directory / "fifo"
+    os.mkfifo(fifo)
+    source = "import os, sys\nprint(1, flush=True)\nfor _ in open(sys.argv[1]):\n"
+    source += (
+        "    try: os.close(os.dup(0)); print(2, flush=True)\n    except OSError as e: print(e.errno, flush=True)\n"
+    )
+    main = driver.start(*python(source, fifo))
+    with open(fifo, "w", buffering=1) as teller:
+        driver.said(1)
+        assert driver.ask(op="open_files", room=False) == [main]
+        teller.write("try\n")
+        assert driver.said(2)[-1] == errno.EMFILE
+        assert driver.ask(op="open_files", room=True) == [main]
+        teller.write("try\n")
+        assert driver.said(3)[-1] == 2
+        assert driver.ask(op="open_files", room=True) == []
 
 
 def test_the_end_of_a_daemon_is_told(driver):

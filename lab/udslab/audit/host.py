@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import grp
 import itertools
 import os
-import pwd
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -30,6 +28,9 @@ def user_named(name: str | None) -> User | None:
     """
     if name is None and os.geteuid() != 0:
         return None
+    import grp  # not on every platform
+    import pwd
+
     try:
         found = pwd.getpwnam(name or _ORDINARY)
     except KeyError:

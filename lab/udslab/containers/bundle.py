@@ -11,7 +11,7 @@ import udslab
 
 __all__ = ["command", "contents"]
 
-_HOST_HALF = {"bench", "cli", "containers", "report"}
+_HOST_HALF = {"bench", "cli", "containers", "report", "subjects"}
 
 # Runs as `python3 -c` in an image that we do not know: what lies in its working directory is not imported (an empty
 # entry in sys.path), and standard input beyond the zip is left to the agent.
@@ -45,7 +45,7 @@ def contents() -> bytes:
     # Not compressed: it is read at once by the same machine, or one near by.
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as bundle:
         for path in sorted(top.rglob("*.py")):
-            if path.relative_to(top).parts[0] not in _HOST_HALF:
+            if path.relative_to(top).with_suffix("").parts[0] not in _HOST_HALF:
                 bundle.write(path, path.relative_to(top.parent))
     return buffer.getvalue()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pwd
 
 from udslab.address import MAX_PATH
 from udslab.audit.probes.in_the_way import make_file
@@ -65,6 +64,8 @@ def _tell_facts(scene: Scene, run: Run, directory: str) -> None:
 
 
 def _user_name(uid: int | None) -> str:
+    import pwd  # not on every platform
+
     try:
         return pwd.getpwuid(-1 if uid is None else uid).pw_name
     except (KeyError, OverflowError):

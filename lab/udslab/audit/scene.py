@@ -19,13 +19,17 @@ from udslab.ready import LISTENING, Condition, Readiness, file_of
 from udslab.state import State, Status, status
 from udslab.word import Word
 
-__all__ = ["Host", "Instance", "Run", "Scene", "Server", "Skipped", "Start", "User"]
+__all__ = ["Claim", "Host", "Instance", "Run", "Scene", "Server", "Skipped", "Start", "User"]
 
 LEAST_PATIENCE = 10.0
 """Seconds after which "it did not happen" may be said, at the least."""
 START_LIMIT = 30.0
 """Seconds that a server gets for the start by which its patience is measured."""
 _SETUP_LIMIT = 120.0
+_RESTLESS = 3.0
+"""Seconds for which a server is waited to come to rest: some never do."""
+_LOOK_AGAIN = 0.03
+"""Seconds between two looks at whether it has."""
 _LONGEST_LINE = 300
 """Of a server's log in the evidence, in characters."""
 
@@ -42,6 +46,17 @@ class Start(Word):
     """Nothing of it lives, and it did not serve the path."""
     HANGS = "hangs"
     """It lives, and did not serve the path for as long as it was waited."""
+
+
+class Claim(Word):
+    """What a server that runs has bound, of its path."""
+
+    NONE = "none"
+    BY_NAME = "by-name"
+    """A socket that serves, by the very name."""
+    BY_ANOTHER_NAME = "by-another-name"
+    """A socket that serves, by another name in the directory, and its file is gone: it was renamed into place and then
+    replaced, or it will be closed at once by who has found out that the path is taken."""
 
 
 @dataclass(frozen=True)
@@ -207,8 +222,23 @@ class Run:
         """How it has ended, in words."""
         return self.process.gone() or "runs"
 
+    def rest(self) -> None:
+        """Wait until it has come to rest, for some seconds at the most: the same processes as before, all asleep, and
+        no processor time used meanwhile. One that serves may yet have to install its handlers of signals, or to become
+        a daemon."""
+        deadline = Deadline(_RESTLESS)
+        before: object = None
+        while not deadline.passed and not self.gone:
+            at_rest = {pid: _sleeps(pid) for pid in self.pids}
+            if at_rest and at_rest == before and None not in at_rest.values():
+                return
+            before = at_rest
+            self.process.gone_within(_LOOK_AGAIN)
+
     def send(self, number: int) -> None:
-        """Send a signal to its main process, or if that has exited to those that it has left."""
+        """Send a signal, when it has come to rest, to its main process, or if that has exited to those that it has
+        left."""
+        self.rest()
         name = signal.Signals(number).name
         with suppress(AgentGone):  # it has ended
             pids = self.process.signal_left(number)
@@ -253,19 +283,29 @@ class Run:
                 lines += file.read().splitlines()
         return [line for line in lines if line.strip()]
 
-    def claims(self) -> bool:
-        """Whether it has a socket that it has bound to its path and serves by, wherever the path leads now."""
+    def claims(self) -> Claim:
+        """Whether it serves by a socket that it has bound to its path, wherever the path leads now."""
         pids = set(self.pids)
-        name = os.fsencode(self.path)
-        mine = {
-            entry.inode
-            for entry in diag.listing()
-            if entry.name is not None
+        directory, name = os.path.split(os.fsencode(self.path))
+        found = Claim.NONE
+        for entry in diag.listing():
+            if entry.name is None or not (entry.listening or not entry.type.connects):
+                continue
             # A relative name, too: it may have changed its directory.
-            and (entry.name == name or (entry.name[:1] not in (b"/", b"\0") and name.endswith(b"/" + entry.name)))
-            and (entry.listening or not entry.type.connects)
-        }
-        return any(pids & set(diag.holders({inode})) for inode in mine)
+            where, bound = os.path.split(entry.name)
+            if where not in (directory, b"") or not pids & set(diag.holders({entry.inode})):
+                continue
+            if bound == name:
+                return Claim.BY_NAME
+            if entry.file is not None and entry.file[1] not in _inodes(directory):
+                found = Claim.BY_ANOTHER_NAME
+        return found
+
+
+def _inodes(directory: bytes) -> set[int]:
+    """The inodes of what is in a directory, as sock_diag has them: 32 bits."""
+    with os.scandir(directory) as entries:
+        return {entry.inode() & 0xFFFFFFFF for entry in entries}
 
 
 class Scene:
@@ -397,6 +437,14 @@ class Scene:
         finally:
             os.chown(directory, before.st_uid, before.st_gid)
             os.chmod(directory, before.st_mode & 0o7777)
+
+
+def _sleeps(pid: int) -> float | None:
+    """The processor time that a process has used, in ticks, if it sleeps; None if it runs, or has ended."""
+    with suppress(OSError, IndexError), open(f"/proc/{pid}/stat") as file:
+        fields = file.read().rpartition(")")[2].split()
+        return float(fields[11]) + float(fields[12]) if fields[0] == "S" else None  # proc_pid_stat(5): 3, 14, 15
+    return None
 
 
 def _is_socket(entry: os.DirEntry[str]) -> bool:

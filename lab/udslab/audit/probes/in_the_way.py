@@ -64,10 +64,14 @@ def symlink_to_stale(scene: Scene) -> str:
     """A symbolic link to a stale socket is at the path."""
     target = f"{scene.path}.target"
     make_stale(scene, target)
+    inode = os.lstat(target).st_ino
     start = _start_at_link(scene, target)
     scene.look(target)
     if os.path.islink(scene.path) and start is Start.SERVES:
         return "starts-through-link"
+    if os.path.lexists(target) and os.lstat(target).st_ino != inode:
+        scene.note("what the link leads to is another file than before")
+        return "target-created"
     return _what_of_link(scene, target, start)
 
 
@@ -87,7 +91,7 @@ def _is_untouched(path: str, inode: int) -> bool:
             return False
         with open(path, "rb") as file:
             return file.read() == _CONTENT
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
 
 

@@ -158,17 +158,23 @@ def serve(run, path):
 
 
 @pytest.fixture
-def nobody(command, directory):
-    """What is put before the command to run it as nobody, who may use the directory."""
+def for_anybody(command):
+    """The command as any user may run it: not every Python may be run by all."""
+    if command[0] != sys.executable or os.geteuid() != 0:
+        return command
+    if not os.access("/usr/bin/python3", os.X_OK):
+        pytest.skip("no Python here that nobody may run")
+    return ["/usr/bin/python3", *command[1:]]
+
+
+@pytest.fixture
+def nobody(for_anybody, directory):
+    """The command to run the server as nobody, who may use the directory."""
     if os.geteuid() != 0 or not shutil.which("setpriv"):
         pytest.skip("needs root, and setpriv, to be somebody else")
-    if command[0] == sys.executable:
-        command = ["/usr/bin/python3", *command[1:]]
-        if not os.access(command[0], os.X_OK):
-            pytest.skip("no Python here that nobody may run")
     for parent in (directory, directory.parent):
         parent.chmod(0o711)
-    return ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *command]
+    return ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *for_anybody]
 
 
 @pytest.fixture
@@ -377,6 +383,13 @@ def test_processes_that_serve_clients_end_with_the_main_one(serve, ask, path, so
     assert_stale(path)
     serve()
     assert ask() == b"HELLO"
+
+
+@pytest.mark.soak
+def test_no_probe_of_the_audit_fails_or_warns(cli, for_anybody):
+    done = cli("audit", "--fail-on", "warn", "--ping", "upper", "--json", "-", "--", *for_anybody, "{socket}")
+    bad = [finding for finding in json.loads(done.stdout)["findings"] if finding["verdict"] in ("fail", "warn")]
+    assert (bad, done.returncode) == ([], 0)
 
 
 WORKER = """

@@ -9,7 +9,7 @@ import pytest
 from audits import audit, finding, many, whole
 
 from udslab.audit.verdicts import VERDICTS
-from udslab.report.scorecard_markdown import scorecard_markdown
+from udslab.report.scorecard import scorecard_markdown
 
 DAY = datetime.date(2026, 11, 25)
 
@@ -53,6 +53,7 @@ def test_a_subject_without_trouble_and_one_that_could_not_be_had():
         [audit("one", [finding("half-close", "answers")]), audit("two", why="not installed")], DAY
     )
     assert "Nothing fails, nothing warns." in page
+    assert "| [two](#two) (not audited) |" in page
     assert "Not audited: not installed" in page
 
 

@@ -9,7 +9,7 @@ import pytest
 from audits import audit, finding, many, whole
 
 from udslab.audit.verdicts import VERDICTS
-from udslab.report.scorecard_terminal import print_scorecard
+from udslab.report.scorecard import print_scorecard
 
 
 class Terminal(io.StringIO):

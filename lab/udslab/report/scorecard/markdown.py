@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 from udslab.audit.findings import Audit
 from udslab.audit.verdicts import VERDICTS, Verdict
-from udslab.report.scorecard import Cell, Row, Scorecard, scorecard
+from udslab.report.scorecard.model import Cell, Row, Scorecard
 
 __all__ = ["scorecard_markdown"]
 
@@ -24,7 +24,7 @@ _SIGNS = {
 
 def scorecard_markdown(audits: Sequence[Audit], day: datetime.date | None = None) -> str:
     """A page for ``docs/``, beside ``audit.md``. ``day``: when the audits were made; today unless given."""
-    card = scorecard(audits)
+    card = Scorecard.of(audits)
     return "\n".join([*_head(card, day or datetime.date.today()), *_matrix(card), *_details(card)]) + "\n"
 
 
@@ -47,7 +47,7 @@ def _matrix(card: Scorecard) -> Iterator[str]:
             f"[{_SIGNS[cell.verdict]}](#{cell.anchor})" if cell.troubling else _SIGNS[cell.verdict]
             for cell in row.cells
         ]
-        name = f"[{_escape(row.name)}](#{row.anchor})"
+        name = f"[{_escape(row.name)}](#{row.anchor})" + (" (not audited)" if row.why else "")
         yield "| " + " | ".join([name, *cells]) + " |"
     yield ""
     # Only the probes of this release are explained there.

@@ -10,7 +10,7 @@ from typing import TextIO
 
 from udslab.audit.findings import Audit
 from udslab.audit.verdicts import Verdict
-from udslab.report.scorecard import Cell, Row, Scorecard, scorecard
+from udslab.report.scorecard.model import Cell, Row, Scorecard
 from udslab.report.terminal import printer
 
 __all__ = ["print_scorecard"]
@@ -35,7 +35,7 @@ _BLOCK = 5
 def print_scorecard(audits: Sequence[Audit], out: TextIO | None = None) -> None:
     """Print what was found: of one subject each probe, of several a matrix. No line is longer than 80 characters."""
     print_line = printer(out or sys.stdout, _STYLES)
-    card = scorecard(audits)
+    card = Scorecard.of(audits)
     if len(card.rows) == 1:
         _print_list(card.rows[0], print_line)
     else:

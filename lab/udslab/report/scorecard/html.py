@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from udslab.audit.findings import Audit
 from udslab.audit.verdicts import Verdict
 from udslab.errors import Stage, Unsupported
-from udslab.report.scorecard import scorecard
+from udslab.report.scorecard.model import Scorecard
 
 __all__ = ["scorecard_html"]
 
@@ -37,7 +37,7 @@ def scorecard_html(audits: Sequence[Audit], day: datetime.date | None = None) ->
     )
     style, script = (loader.get_source(environment, f"scorecard.{kind}")[0] for kind in ("css", "js"))
     return environment.get_template("scorecard.html").render(
-        card=scorecard(audits),
+        card=Scorecard.of(audits),
         day=(day or datetime.date.today()).isoformat(),
         signs=_SIGNS,
         Verdict=Verdict,

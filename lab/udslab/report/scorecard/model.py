@@ -1,4 +1,4 @@
-"""The score card of audits: subjects by probes, with what stands behind each verdict.
+"""What is on a score card: a row for each subject, a column for each probe.
 
 What an audit says is foreign text: names, log lines, paths. It is made printable here, once, for all that show it.
 """
@@ -18,7 +18,7 @@ from udslab.address import printable
 from udslab.audit.findings import Audit, Finding
 from udslab.audit.verdicts import VERDICTS, WARNING_FACTS, Verdict
 
-__all__ = ["Cell", "Column", "Row", "Scorecard", "scorecard"]
+__all__ = ["Cell", "Column", "Row", "Scorecard"]
 
 _LETTERS = string.ascii_letters + string.digits
 
@@ -82,6 +82,17 @@ class Scorecard:
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
 
+    @classmethod
+    def of(cls, audits: Sequence[Audit]) -> Scorecard:
+        """The score card of these audits, in their order."""
+        asked = {finding.probe for audit in audits for finding in audit.findings}
+        # Another release of the lab may have more probes: they come last.
+        every = [*VERDICTS, *sorted(asked - set(VERDICTS))]
+        probes = [probe for probe in every if probe in asked]
+        columns = tuple(Column(_LETTERS[every.index(probe) % len(_LETTERS)], _clean(probe)) for probe in probes)
+        taken: set[str] = set()
+        return cls(columns, tuple(_row(audit, probes, taken) for audit in audits))
+
     @property
     def counts(self) -> Counter[Verdict]:
         """How many findings have each verdict."""
@@ -91,17 +102,6 @@ class Scorecard:
         """What ``about`` says of all subjects alike; empty if they differ."""
         values = {row.about.get(key, "") for row in self.rows}
         return values.pop() if len(values) == 1 else ""
-
-
-def scorecard(audits: Sequence[Audit]) -> Scorecard:
-    """The score card of these audits, in their order."""
-    asked = {finding.probe for audit in audits for finding in audit.findings}
-    # Another release of the lab may have more probes: they come last.
-    every = [*VERDICTS, *sorted(asked - set(VERDICTS))]
-    probes = [probe for probe in every if probe in asked]
-    columns = tuple(Column(_LETTERS[every.index(probe) % len(_LETTERS)], _clean(probe)) for probe in probes)
-    taken: set[str] = set()
-    return Scorecard(columns, tuple(_row(audit, probes, taken) for audit in audits))
 
 
 def _row(audit: Audit, probes: Sequence[str], taken: set[str]) -> Row:

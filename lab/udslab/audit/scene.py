@@ -12,6 +12,8 @@ from typing import Any, Protocol
 
 from udslab import diag
 from udslab.address import Address
+from udslab.audit.asking import answers
+from udslab.audit.ping import Ping
 from udslab.audit.subject import Places, Subject
 from udslab.deadline import Deadline, now
 from udslab.errors import AgentGone, TimedOut, UdsError
@@ -187,7 +189,17 @@ class Run:
 
     def settle(self, condition: Condition = LISTENING) -> Start:
         """Wait until it serves its path by another file than was served before, or nothing of it lives, or patience is
-        at its end; with that in the evidence."""
+        at its end; with that in the evidence. One that serves has come to rest, too."""
+        start = self._wait(condition)
+        if start is Start.SERVES:
+            self._rest()
+            if self.gone:
+                self._scene.note(f"{self.name} {self.how()} soon after")
+                return Start.EXITED
+            self.file = file_of(Address.parse(self.path))
+        return start
+
+    def _wait(self, condition: Condition) -> Start:
         try:
             with Readiness(self.path, (condition,), others=self._others) as readiness:
                 found = readiness.wait(self.process, self._scene.patience)
@@ -202,7 +214,6 @@ class Run:
             self._scene.quote(self)
             return Start.EXITED
         self.took = now() - self.started
-        self.file = file_of(Address.parse(self.path))
         self._scene.note(f"{self.name} serves the path after {self.took:.2f} s: {_describe(found)}")
         return Start.SERVES
 
@@ -222,10 +233,12 @@ class Run:
         """How it has ended, in words."""
         return self.process.gone() or "runs"
 
-    def rest(self) -> None:
-        """Wait until it has come to rest, for some seconds at the most: the same processes as before, all asleep, and
-        no processor time used meanwhile. One that serves may yet have to install its handlers of signals, or to become
-        a daemon."""
+    def _rest(self) -> None:
+        """Wait until it answers a ping, if there is one, and then until it has come to rest, for some seconds at the
+        most: the same processes as before, all asleep, and no processor time used meanwhile. One that serves may yet
+        have to install its handlers of signals, to become a daemon, or to put another socket into the place."""
+        if isinstance(self._scene.subject.ping, Ping):
+            answers(self.path, self._scene.subject.ping, self._scene.subject.type, self._scene.patience)
         deadline = Deadline(_RESTLESS)
         before: object = None
         while not deadline.passed and not self.gone:
@@ -236,9 +249,7 @@ class Run:
             self.process.gone_within(_LOOK_AGAIN)
 
     def send(self, number: int) -> None:
-        """Send a signal, when it has come to rest, to its main process, or if that has exited to those that it has
-        left."""
-        self.rest()
+        """Send a signal to its main process, or if that has exited to those that it has left."""
         name = signal.Signals(number).name
         with suppress(AgentGone):  # it has ended
             pids = self.process.signal_left(number)
@@ -368,7 +379,7 @@ class Scene:
         return made
 
     def _set_up(self, instance: Instance, command: list[str]) -> None:
-        env = {**self.env, "HOME": instance.dir}
+        env = {**self.env, "HOME": instance.dir, "TMPDIR": instance.dir}
         process = self.host.start(command, env=env, cwd=instance.dir)
         try:
             ended = process.gone_within(_SETUP_LIMIT)

@@ -130,7 +130,7 @@ class Lock:
     def drop(self):
         # A file that others may be about to lock stays where it is.
         if self.how == "exclusive-file" and self.descriptor != -1:
-            remove(self.path)
+            os.unlink(self.path)
 
 
 class Server:

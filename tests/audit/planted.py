@@ -130,7 +130,7 @@ class Lock:
     def drop(self):
         # A file that others may be about to lock stays where it is.
         if self.how == "exclusive-file" and self.descriptor != -1:
-            os.unlink(self.path)
+            remove(self.path)
 
 
 class Server:

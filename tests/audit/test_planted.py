@@ -46,6 +46,7 @@ class Server:
                 command, env={"PLANTED": str(log)}, cwd="/", umask=umask, stdout=subprocess.PIPE, stderr=err, **as_user
             )
         self.said = b""
+        self.pidfds = {}
 
     def word(self):
         """The next line that it says; empty when none of its processes can say anything any more."""
@@ -65,21 +66,20 @@ class Server:
 
     @property
     def pids(self):
-        """Of all that lives of it."""
-        found = []
+        """Of all that lives of it. Who ends has no environment any more, and may still have its sockets: therefore the
+        pidfd of each, taken when it is first seen."""
         for name in filter(str.isdigit, os.listdir("/proc")):
             with contextlib.suppress(OSError), open(f"/proc/{name}/environ", "rb") as file:
-                if self.mark in file.read().split(b"\0"):
-                    found.append(int(name))
-        return found
+                if int(name) not in self.pidfds and self.mark in file.read().split(b"\0"):
+                    self.pidfds[int(name)] = os.pidfd_open(int(name))
+        return [pid for pid, pidfd in self.pidfds.items() if not select.select([pidfd], [], [], 0)[0]]
 
     def ends(self, timeout=LIMIT):
         """Whether nothing of it lives, at the latest after so many seconds."""
         deadline = time.monotonic() + timeout
         while pids := self.pids:
-            with contextlib.suppress(ProcessLookupError), open(os.pidfd_open(pids[0]), "rb") as end:
-                if not select.select([end], [], [], max(0, deadline - time.monotonic()))[0]:
-                    return False
+            if not select.select([self.pidfds[pids[0]]], [], [], max(0, deadline - time.monotonic()))[0]:
+                return False
         self.process.wait()
         return True
 
@@ -93,6 +93,12 @@ class Server:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         assert self.ends()
+
+    def close(self):
+        self.kill()
+        self.process.stdout.close()
+        for pidfd in self.pidfds.values():
+            os.close(pidfd)
 
 
 class Stage:
@@ -113,13 +119,13 @@ class Stage:
         command = planted(self.plant.traits, *options, path=str(path), python=self.python)
         command[command.index(str(PLANTED))] = str(self.script)
         server = Server(command, path, self.directory / f"log{next(self.numbers)}", umask, user)
-        self.stack.callback(server.process.stdout.close)
-        self.stack.callback(server.kill)
+        self.stack.callback(server.close)
         return server
 
     def first(self, path=None, *options, user=None):
         server = self.start(path, *options, user=user)
         assert server.settle() == SERVES
+        assert server.pids
         if "daemon" in self.plant.traits:
             assert server.process.wait(LIMIT) == 0
         assert "request=ignore" in self.plant.traits or self.answered(path)

@@ -20,9 +20,9 @@ import time
 TRAITS = {  # the first choice of each is the perfect server's
     # When it is started: slow is five seconds, never serves nothing, bound does not listen, flood logs 100 MB first.
     "start": ("now", "slow", "never", "bound", "exit-3", "flood"),
-    # What processes there are: a daemon's parent exits when it serves; workers have the listener, a helper has not;
-    # those that are tied end with the main process.
-    "fork": ("no", "daemon", "daemon-twice", "workers", "tied-workers", "helper"),
+    # What processes there are: a daemon's parent exits when it serves, or half a second late; workers have the
+    # listener, a helper has not; those that are tied end with the main process.
+    "fork": ("no", "daemon", "daemon-late", "daemon-twice", "workers", "tied-workers", "helper"),
     # What is done about what is at the path. unlooked: bind alone decides. retry: as the first, for three seconds.
     # give-up: removes it, and fails then. truncate: leaves an empty file there, through a link. wait: for ever. ask: as
     # the first, and waits for an answer of whoever listens. elsewhere: serves another path.
@@ -148,8 +148,10 @@ class Server:
         self.own = {}
         """The identity of what was bound at each path."""
         self.children = []
-        self.alive = ()
-        """A pipe: who reads it hears of the end of the main process."""
+        self.alive = os.pipe()
+        """Who reads it hears of the end of the main process."""
+        self.listening = os.pipe()
+        """Who reads it hears that it listens."""
         self.waiting_parent = None
         self.handled = set()
 
@@ -242,7 +244,7 @@ class Server:
             return sock.connect_ex(path) == errno.ECONNREFUSED
 
     def bind(self, path):
-        """Makes room, binds and listens; the lock is held."""
+        """Makes room and binds; the lock is held."""
         self.make_room(path)
         sock = socket.socket(socket.AF_UNIX, self.type)
         bound = path if self.traits["place"] == "bind" else f"{path}.{os.getpid()}"
@@ -251,6 +253,11 @@ class Server:
             os.chmod(bound, int(self.traits["mode"], 8))
         if self.traits["start"] == "bound":
             wait_for_ever()
+        self.own[path] = identity(bound)
+        self.listeners.append(sock)
+        return sock, bound, path
+
+    def listen(self, sock, bound, path):
         if self.type != socket.SOCK_DGRAM:
             sock.listen(int(self.traits["backlog"]))
         if bound != path:
@@ -259,8 +266,17 @@ class Server:
             except OSError:
                 os.unlink(bound)
                 raise
-        self.own[path] = identity(path)
-        self.listeners.append(sock)
+
+    def divide(self):
+        """Whoever sees it listen sees it with all of its processes, and as the user that it becomes."""
+        fork, drop = self.traits["fork"], self.traits["drop"]
+        if self.user is not None and drop == "after-bind":
+            self.become_user()
+        if fork in ("workers", "tied-workers"):
+            for _ in range(2):
+                self.fork(self.work, tied=fork == "tied-workers")
+        elif self.user is not None and drop == "worker":
+            self.fork(self.work, tied=True)
 
     def claim(self):
         """Has the path, or raises OSError."""
@@ -271,8 +287,11 @@ class Server:
         while True:
             try:
                 with self.lock:
-                    for path in paths:
-                        self.bind(path)
+                    bound = [self.bind(path) for path in paths]
+                    self.divide()
+                    for each in bound:
+                        self.listen(*each)
+                    os.close(self.listening[1])
                 return
             except PermissionError:
                 if self.traits["denied"] == "wait":
@@ -304,7 +323,10 @@ class Server:
         serves, self.waiting_parent = os.pipe()
         if os.fork():
             os.close(self.waiting_parent)
-            os._exit(0 if os.read(serves, 1) else 1)
+            serving = os.read(serves, 1)
+            if self.traits["fork"] == "daemon-late":
+                time.sleep(0.5)
+            os._exit(0 if serving else 1)
         os.close(serves)
         if self.traits["fork"] == "daemon-twice":
             os.setsid()
@@ -316,7 +338,8 @@ class Server:
             null = os.open(os.devnull, os.O_RDWR)
             for standard in (0, 1, 2):
                 os.dup2(null, standard)
-        os.write(self.waiting_parent, b"!")
+        with contextlib.suppress(BrokenPipeError):  # it has been ended
+            os.write(self.waiting_parent, b"!")
 
     def become_user(self):
         os.setgroups([])
@@ -325,12 +348,13 @@ class Server:
 
     def fork(self, run, tied):
         """A child that runs this; if it is tied, it ends with this process."""
-        self.alive = self.alive or os.pipe()
         child = os.fork()
         if child:
             self.children.append(child)
             return
         os.close(self.alive[1])
+        os.close(self.listening[1])
+        os.read(self.listening[0], 1)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, self.handled)
         run()
         while not tied:
@@ -345,15 +369,17 @@ class Server:
             _thread.start_new_thread(self.serve, (listener,))
 
     def run(self):
-        fork, drop = self.traits["fork"], self.traits["drop"]
+        fork = self.traits["fork"]
         # Python's own handler for SIGINT; whoever started this with SIGINT ignored wants it so.
         if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
-        if fork in ("daemon", "daemon-twice"):
+        if self.traits["vanished"] == "dies":
+            signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        if fork.startswith("daemon"):
             self.daemonise()
         try:
             self.prepare()
-            if self.user is not None and drop == "before-bind":
+            if self.user is not None and self.traits["drop"] == "before-bind":
                 self.become_user()
             for aspect, signum in (("term", signal.SIGTERM), ("int", signal.SIGINT)):
                 if self.traits[aspect] == "ignore":
@@ -367,16 +393,7 @@ class Server:
             self.claim()
         except OSError as error:
             self.refuse(error)
-        if self.user is not None and drop == "after-bind":
-            self.become_user()
-        if self.traits["vanished"] == "dies":
-            signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-        if fork in ("workers", "tied-workers"):
-            for _ in range(2):
-                self.fork(self.work, tied=fork == "tied-workers")
-        elif self.user is not None and drop == "worker":
-            self.fork(self.work, tied=True)
-        else:
+        if not self.children or fork == "helper":
             self.work()
         say("serving")
         if self.waiting_parent is not None:

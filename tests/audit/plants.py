@@ -100,6 +100,7 @@ PLANTS: tuple[Plant, ...] = (
     ),
     # Starts that harnesses trip over: sound servers, all of them
     Plant("fresh-start", "listens", "pass", "fork=daemon", {"processes": 1}),
+    Plant("fresh-start", "listens", "pass", "fork=daemon-late"),
     Plant("fresh-start", "listens", "pass", "fork=daemon-twice", {"processes": 1}),
     Plant("fresh-start", "listens", "pass", "fork=workers", {"processes": 3}),
     Plant("fresh-start", "listens", "pass", "sockets=control", {"sockets": 2}),
@@ -112,6 +113,7 @@ PLANTS: tuple[Plant, ...] = (
     Plant("fresh-start", "listens", "pass", "type=seqpacket", {"type": "seqpacket"}, "seqpacket"),
     Plant("fresh-start", "listens", "pass", "type=dgram", {"type": "dgram"}, "dgram"),
     Plant("term-cleanup", "removed", "pass", "fork=daemon"),
+    Plant("term-cleanup", "removed", "pass", "fork=daemon-late"),
     Plant("term-cleanup", "removed", "pass", "fork=daemon-twice"),
     Plant("term-cleanup", "removed", "pass", "fork=workers"),
     Plant("term-cleanup", "removed", "pass", "sockets=control"),
@@ -156,6 +158,7 @@ PLANTS: tuple[Plant, ...] = (
     Plant("kill-main", "all-exit", "pass", "exists=unlooked", {"restart": "fails"}),
     Plant("kill-main", "all-exit", "pass", "exists=wait", {"restart": "hangs"}),
     Plant("kill-main", "all-exit", "pass", "fork=tied-workers", {"restart": "starts"}),
+    Plant("kill-main", "all-exit", "pass", "fork=daemon-late", {"restart": "starts"}),
     Plant("kill-main", "all-exit", "pass", "fork=daemon-twice", {"restart": "starts"}),
     Plant("kill-main", "orphans-listen", "warn", "fork=workers", {"survivors": 2, "restart": "fails"}),
     Plant("kill-main", "orphans-listen", "warn", "fork=workers,exists=unlink", {"survivors": 2, "restart": "starts"}),

@@ -21,7 +21,7 @@ from udslab.ready import LISTENING, Condition, Readiness, file_of
 from udslab.state import State, Status, status
 from udslab.word import Word
 
-__all__ = ["Claim", "Host", "Instance", "Run", "Scene", "Server", "Skipped", "Start", "User"]
+__all__ = ["Claim", "Host", "Instance", "Pinned", "Run", "Scene", "Server", "Skipped", "Start", "User"]
 
 LEAST_PATIENCE = 10.0
 """Seconds after which "it did not happen" may be said, at the least."""
@@ -30,6 +30,10 @@ START_LIMIT = 30.0
 _SETUP_LIMIT = 120.0
 _RESTLESS = 3.0
 """Seconds for which a server is waited to come to rest: some never do."""
+_LAUNCHED = 1.5
+"""Seconds in which the first process may end that has left serving to another one: who makes a daemon of it does."""
+_TABLES = 2.0
+"""Seconds for which the kernel's tables are asked: their dumps can miss a socket that lives."""
 _LOOK_AGAIN = 0.03
 """Seconds between two looks at whether it has."""
 _LONGEST_LINE = 300
@@ -74,6 +78,9 @@ class User:
 class Server(Protocol):
     """A process with all that it leaves behind: :class:`udslab.remote.SupervisedProcess`, or a container's."""
 
+    pid: int
+    """Of its first process."""
+
     @property
     def name(self) -> str:
         """What it is called in messages."""
@@ -84,6 +91,9 @@ class Server(Protocol):
 
     def output(self) -> str:
         """What it has written."""
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait until its first process has exited. Raises :class:`~udslab.errors.TimedOut`."""
 
     def gone(self) -> str | None:
         """How it has ended, in words; None while any of it lives."""
@@ -239,6 +249,7 @@ class Run:
         have to install its handlers of signals, to become a daemon, or to put another socket into the place."""
         if isinstance(self._scene.subject.ping, Ping):
             answers(self.path, self._scene.subject.ping, self._scene.subject.type, self._scene.patience)
+        self._outlive_launcher()
         deadline = Deadline(_RESTLESS)
         before: object = None
         while not deadline.passed and not self.gone:
@@ -247,6 +258,18 @@ class Run:
                 return
             before = at_rest
             self.process.gone_within(_LOOK_AGAIN)
+
+    def _outlive_launcher(self) -> None:
+        """If it is not the first process that serves, wait whether that one ends."""
+        pids = self.pids
+        first = self.process.pid
+        if len(pids) < 2 or first not in pids:
+            return
+        with suppress(OSError), _pinned_through(self.path) as fd:
+            bound = {entry.inode for entry in diag.sockets_bound_to(fd)}
+            if not bound & diag.sockets_of(first):
+                with suppress(TimedOut):
+                    self.process.wait(_LAUNCHED)
 
     def send(self, number: int) -> None:
         """Send a signal to its main process, or if that has exited to those that it has left."""
@@ -294,21 +317,23 @@ class Run:
                 lines += file.read().splitlines()
         return [line for line in lines if line.strip()]
 
+    def sockets(self) -> set[int]:
+        """The inode numbers of the sockets that its processes have open."""
+        return set().union(*map(diag.sockets_of, self.pids))
+
     def claims(self) -> Claim:
         """Whether it serves by a socket that it has bound to its path, wherever the path leads now."""
-        pids = set(self.pids)
+        sockets = self.sockets()
         directory, name = os.path.split(os.fsencode(self.path))
         found = Claim.NONE
         for entry in diag.listing():
-            if entry.name is None or not (entry.listening or not entry.type.connects):
+            if entry.inode not in sockets or entry.name is None or not (entry.listening or not entry.type.connects):
                 continue
             # A relative name, too: it may have changed its directory.
             where, bound = os.path.split(entry.name)
-            if where not in (directory, b"") or not pids & set(diag.holders({entry.inode})):
-                continue
-            if bound == name:
+            if where in (directory, b"") and bound == name:
                 return Claim.BY_NAME
-            if entry.file is not None and entry.file[1] not in _inodes(directory):
+            if where in (directory, b"") and entry.file is not None and entry.file[1] not in _inodes(directory):
                 found = Claim.BY_ANOTHER_NAME
         return found
 
@@ -317,6 +342,28 @@ def _inodes(directory: bytes) -> set[int]:
     """The inodes of what is in a directory, as sock_diag has them: 32 bits."""
     with os.scandir(directory) as entries:
         return {entry.inode() & 0xFFFFFFFF for entry in entries}
+
+
+class Pinned:
+    """A file, a directory or a link that is held on to, so that no other one gets its number. A context manager."""
+
+    def __init__(self, path: str) -> None:
+        self._fd = os.open(path, os.O_PATH | os.O_NOFOLLOW)
+        self._was = os.fstat(self._fd)
+
+    def is_at(self, path: str) -> bool:
+        """Whether the path leads to it, and not to another file."""
+        try:
+            found = os.lstat(path)
+        except OSError:
+            return False
+        return (found.st_dev, found.st_ino) == (self._was.st_dev, self._was.st_ino)
+
+    def __enter__(self) -> Pinned:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        os.close(self._fd)
 
 
 class Scene:
@@ -413,23 +460,31 @@ class Scene:
 
         Raises Skipped if that cannot be told."""
         where = path or self.path
-        deadline = Deadline(2.0)
-        while True:
-            found = status(where, owners=True)
-            if not found.serving:
-                return None
+        deadline = Deadline(_TABLES)
+        while status(where).serving:
             file = file_of(Address.parse(where))
+            # The number of a file cannot be another's as long as a socket is bound to it.
+            known = next((run for run in runs if run.file is not None and run.file == file and not run.gone), None)
+            if known is not None:
+                return known
+            if self.host.is_image:  # whose processes cannot be seen from here
+                return next((run for run in reversed(runs) if run.file is None and not run.gone), None)
+            with _pinned_through(where) as fd:
+                bound = {entry.inode for entry in diag.sockets_bound_to(fd)}
             for run in runs:
-                # The number of a file cannot be another's as long as a socket is bound to it.
-                if not run.gone and (run.file == file or set(run.pids) & set(found.pids or ())):
+                if bound & run.sockets():
                     return run
-            if found.pids or deadline.passed:
+            if bound or deadline.passed:
                 break
-        if self.host.is_image:  # whose processes cannot be seen from here
-            return next((run for run in reversed(runs) if not run.gone and run.file is None), None)
-        if not found.pids:
+        else:
+            return None
+        if not bound:
             raise Skipped("who serves the path cannot be told: the kernel's tables do not show it")
         return None
+
+    def pin(self, path: str) -> Pinned:
+        """The file at a path, by whose number it can be known until the end of the scene."""
+        return self._exits.enter_context(Pinned(path))
 
     def sockets(self, directory: str) -> list[str]:
         """The names of the socket files in a directory."""
@@ -448,6 +503,16 @@ class Scene:
         finally:
             os.chown(directory, before.st_uid, before.st_gid)
             os.chmod(directory, before.st_mode & 0o7777)
+
+
+@contextmanager
+def _pinned_through(path: str) -> Iterator[int]:
+    """What a path leads to, through links, by an O_PATH descriptor."""
+    fd = os.open(path, os.O_PATH)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
 
 
 def _sleeps(pid: int) -> float | None:

@@ -24,6 +24,8 @@ _WAITING = 8
 """Clients that wait while there is no descriptor for them."""
 _PRESSED = 2.0
 """Seconds in which it has none."""
+_BETWEEN = 0.1
+"""Seconds between two attempts of a client."""
 _SPINNING = 50
 """Percent of a processor from which on a server spins."""
 
@@ -176,13 +178,16 @@ def _first(scene: Scene) -> tuple[Run, Ping]:
 
 def _still_answers(scene: Scene, run: Run, ping: Ping, words: tuple[str, str]) -> str:
     """The first of ``words`` if it answers, the second if it does not, "dies" if nothing of it lives."""
-    why = answers(scene.path, ping, scene.subject.type, scene.patience)
-    if not why:
-        scene.note("another client has its answer")
-        return words[0]
-    scene.note(f"another client has none: {why}")
-    if run.gone:
-        scene.note(f"it {run.how()}")
-        scene.quote(run)
-        return "dies"
-    return words[1]
+    deadline = Deadline(scene.patience)
+    while True:
+        why = answers(scene.path, ping, scene.subject.type, max(deadline.left() or 0.0, 0.1))
+        if not why:
+            scene.note("another client has its answer")
+            return words[0]
+        if run.process.gone_within(_BETWEEN):  # whoever ends turns clients away before it has ended
+            scene.note(f"another client has none: {why}; it {run.how()}")
+            scene.quote(run)
+            return "dies"
+        if deadline.passed:
+            scene.note(f"another client has none, for {scene.patience:.0f} s: {why}")
+            return words[1]

@@ -22,6 +22,8 @@ ROUNDS = 10
 _LEAD = 0.05
 """Seconds from the order to the start, in which both are made ready for it."""
 _PAUSE = 0.01
+_MISSED = 0.3
+"""Seconds for which a socket counts that was seen: the next dumps of the kernel's tables may miss it."""
 _SETTLED = 2.0
 """Seconds for which a path must lead to nobody before it is called lost, for some bind anew; and two must have it by
 another name, for who finds out that it is taken has such a socket for a moment."""
@@ -92,15 +94,20 @@ def _watch(scene: Scene, path: str, runs: Sequence[Run]) -> _Round:
     """Look until it is decided whose the path is, or patience is at its end."""
     deadline = Deadline(scene.patience)
     doubtful: Deadline | None = None
+    seen: dict[Run, tuple[Claim, Deadline]] = {}
     while True:
         living = [run for run in runs if not run.gone]
         if not living:
             return _Round.NONE
-        claims = [(run, claim) for run in living for claim in [run.claims()] if claim is not Claim.NONE]
+        for run in living:
+            claim = run.claims()
+            if claim is not Claim.NONE:
+                seen[run] = claim, Deadline(_MISSED)
+        claims = {run: seen[run][0] for run in living if run in seen and not seen[run][1].passed}
         owner = scene.who_serves(living, path)
-        if len({run for run, _ in claims} | ({owner} - {None})) == len(runs):
+        if len({*claims, owner} - {None}) == len(runs):
             found = _Round.BOTH
-            sure = all(claim is Claim.BY_NAME for _, claim in claims)
+            sure = all(claim is Claim.BY_NAME for claim in claims.values())
         elif owner is not None:
             found = _Round.ONE
             sure = len(living) < len(runs)
@@ -114,7 +121,7 @@ def _watch(scene: Scene, path: str, runs: Sequence[Run]) -> _Round:
             doubtful = None
         if sure or deadline.passed:
             scene.note(f"still running: {', '.join(f'{run.name} (pid {run.pids})' for run in living)}")
-            for run, claim in claims:
+            for run, claim in claims.items():
                 scene.note(f"{run.name} serves by a socket that it has bound to the path ({claim})")
             return found
         select.select([], [], [], _PAUSE)

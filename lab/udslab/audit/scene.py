@@ -224,7 +224,8 @@ class Run:
             self._scene.quote(self)
             return Start.EXITED
         self.took = now() - self.started
-        self._scene.note(f"{self.name} serves the path after {self.took:.2f} s: {_describe(found)}")
+        what = "the path" if found.serving else "something"
+        self._scene.note(f"{self.name} serves {what} after {self.took:.2f} s; the path: {_describe(found)}")
         return Start.SERVES
 
     @property

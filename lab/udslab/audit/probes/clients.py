@@ -20,8 +20,12 @@ __all__ = ["descriptor_exhaustion", "half_close", "silent_client", "vanishing_cl
 
 _VANISHING = 200
 _SILENT = 8
+_SERVED = 4
+"""Clients that have come before, and use descriptors."""
 _WAITING = 8
 """Clients that wait while there is no descriptor for them."""
+_NO_ROOM = 0.5
+"""Seconds after which a client takes it that the backlog has no room."""
 _PRESSED = 2.0
 """Seconds in which it has none."""
 _BETWEEN = 0.1
@@ -34,24 +38,22 @@ _SPINNING = 50
 def descriptor_exhaustion(scene: Scene) -> str:
     """No descriptor is left for accept(2), then there is room again."""
     first, ping = _first(scene)
-    pids = first.process.open_files(False)
-    if not pids:
-        raise Skipped("the limit of its processes may not be changed from here")
-    scene.note(f"RLIMIT_NOFILE of pid {', '.join(map(str, pids))} is lowered to what they have open")
     with ExitStack() as clients:
-        waiting = []
-        for _ in range(_WAITING):
-            with suppress(OSError):  # its backlog is full
-                client = clients.enter_context(connect(scene.path, type=scene.subject.type, timeout=1.0))
-                ask(client, ping, Deadline(1.0))
-                waiting.append(client)
+        served = _connect(scene, ping, _SERVED, clients)
+        _answered(served, first, scene.patience)
+        scene.note(f"{len(served)} clients are connected and served")
+        pids = first.process.open_files(False)
+        if not pids:
+            raise Skipped("the limit of its processes may not be changed from here")
+        scene.note(f"RLIMIT_NOFILE of pid {', '.join(map(str, pids))} is lowered to what they have open")
         before = _Use.of(first)
-        answered = _answered(waiting, first)
+        waiting = _connect(scene, ping, _WAITING, clients)
+        answered = _answered(waiting, first, _PRESSED)
         use = _Use.of(first).since(before)
         scene.facts |= {"cpu_percent": round(use.cpu), "bytes_logged": use.logged, "spins": use.spins}
         scene.note(
-            f"{len(waiting)} clients wait; within {use.seconds:.1f} s it uses {use.cpu:.0f} % of a processor, and "
-            f"writes {use.logged} bytes"
+            f"{len(waiting)} more connect, {answered} have an answer; within {use.seconds:.1f} s the server uses "
+            f"{use.cpu:.0f} % of a processor, and writes {use.logged} bytes"
         )
         if first.gone:
             scene.note(f"it {first.how()}")
@@ -61,24 +63,35 @@ def descriptor_exhaustion(scene: Scene) -> str:
             raise Skipped("it answers all of them although it has no room for another descriptor")
         with suppress(OSError):  # it has died since
             first.process.open_files(True)
-        scene.note("it has room again")
+    scene.note("it has room again, and all these clients have gone")
     return _still_answers(scene, first, ping, ("recovers", "no-recovery"))
 
 
-def _answered(clients: Sequence[socket.socket], run: Run) -> int:
-    """How many have an answer when the time of the pressure is over: one may, of whoever is in accept(2), which has
-    taken its descriptor before (accept4 in the kernel's net/socket.c)."""
+def _connect(scene: Scene, ping: Ping, number: int, exits: ExitStack) -> list[socket.socket]:
+    """Clients that have sent a request, as many as the server's backlog has room for."""
+    clients: list[socket.socket] = []
+    for _ in range(number):
+        with suppress(OSError):
+            client = exits.enter_context(connect(scene.path, type=scene.subject.type, timeout=_NO_ROOM))
+            ask(client, ping, Deadline(_NO_ROOM))
+            clients.append(client)
+    return clients
+
+
+def _answered(clients: Sequence[socket.socket], run: Run, seconds: float) -> int:
+    """How many have an answer, at the latest after so many seconds. Under pressure one may, of whoever is in accept(2),
+    which has taken its descriptor before (accept4 in the kernel's net/socket.c)."""
     poll = select.poll()
     waiting = {client.fileno(): client for client in clients}
     for fd in waiting:
         poll.register(fd, select.POLLIN)
-    deadline = Deadline(_PRESSED)
+    deadline = Deadline(seconds)
     answered = 0
-    while not deadline.passed and not run.gone:
+    while waiting and not deadline.passed and not run.gone:
         for fd, _ in poll.poll(min(100.0, (deadline.left() or 0.0) * 1000)):
             poll.unregister(fd)
             with suppress(OSError):  # it was turned away
-                answered += bool(waiting[fd].recv(1 << 16))
+                answered += bool(waiting.pop(fd).recv(1 << 16))
     return answered
 
 

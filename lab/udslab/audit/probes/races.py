@@ -123,5 +123,6 @@ def _watch(scene: Scene, path: str, runs: Sequence[Run]) -> _Round:
             scene.note(f"still running: {', '.join(f'{run.name} (pid {run.pids})' for run in living)}")
             for run, claim in claims.items():
                 scene.note(f"{run.name} serves by a socket that it has bound to the path ({claim})")
+            scene.note(f"the path leads to {owner.name}" if owner is not None else "the path leads to none of them")
             return found
         select.select([], [], [], _PAUSE)

@@ -100,7 +100,7 @@ def _query(inode: int, flags: int) -> Iterator[Entry]:
         header = _HEADER.pack(_HEADER.size + len(request), _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST | flags, 1, 0)
         netlink.send(header + request)
         while True:
-            data = netlink.recv(1 << 18)
+            data = netlink.recv(1 << 18 if flags & _NLM_F_DUMP else 1 << 12)
             at = 0
             while at + _HEADER.size <= len(data):
                 length, kind, *_rest = _HEADER.unpack_from(data, at)

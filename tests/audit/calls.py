@@ -176,6 +176,10 @@ class Process:
     execs: list[tuple[int, list[str], str]] = field(default_factory=list)
     """Line, words and current directory of each program that it has run."""
 
+    def descends(self, pid: int) -> bool:
+        """Whether it is a process or comes from it. For a process group, that is near enough."""
+        return self.pid == pid or (self.parent is not None and self.parent.descends(pid))
+
 
 @dataclass(frozen=True)
 class Operation:
@@ -309,12 +313,14 @@ class Log:
             self._close(numbers, call, process)
 
     def _kill(self, call: Call, process: Process) -> None:
-        target, name = abs(int(call.arguments[0])), call.arguments[-1]
-        if call.error or name == "0" or target not in self._tasks:
+        number, name = int(call.arguments[0]), call.arguments[-1]
+        if call.error or name == "0":
             return
-        self._tasks[target].signals.append((call.first, name, process))
-        if name == "SIGKILL":
-            self._deadly[self._tasks[target].pid] = call.first
+        told = [each for each in self._living if each.pid == number or (number < 0 and each.descends(-number))]
+        for each in told:
+            each.signals.append((call.first, name, process))
+            if name == "SIGKILL":
+                self._deadly[each.pid] = call.first
 
     def _tgkill(self, call: Call, process: Process) -> None:
         self._kill(replace(call, arguments=call.arguments[1:]), process)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from posixpath import basename, dirname, join, normpath
+from posixpath import dirname, join, normpath
 
 from calls import Log, Operation, Process
 
@@ -153,9 +153,7 @@ class Replay:
             if not ends:
                 under_way.add(operation)
                 continue
-            reached = {
-                (state, done - {operation}) for state, done in _orders(reached, under_way) if operation in done
-            }
+            reached = {(state, done - {operation}) for state, done in _orders(reached, under_way) if operation in done}
             under_way.discard(operation)
             if not reached:
                 raise Contradiction(f"line {number + 1}: {operation}")
@@ -324,11 +322,7 @@ def _left_for(scene: Scene, owner: Start, line: int) -> set[str]:
         return {""}
     return scene.words(
         line,
-        lambda state: "intact"
-        if scene.server(state) is owner
-        else "stale"
-        if state.at(scene.path)
-        else "gone",
+        lambda state: "intact" if scene.server(state) is owner else "stale" if state.at(scene.path) else "gone",
     )
 
 

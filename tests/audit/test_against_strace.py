@@ -24,9 +24,21 @@ pytestmark = [
     pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace"),
 ]
 
-_NAMES = (
-    "redis nginx socketserver asyncio gunicorn uvicorn postgres haproxy memcached supervisord node node-cluster socat"
-).split()
+_NAMES = [
+    "redis",
+    "nginx",
+    "socketserver",
+    "asyncio",
+    "gunicorn",
+    "uvicorn",
+    "postgres",
+    "haproxy",
+    "memcached",
+    "supervisord",
+    "node",
+    "node-cluster",
+    "socat",
+]
 _SUBJECTS = {name: subject for name, subject in load(READY).items() if name in _NAMES}
 _AUDIT = """
 import json, sys

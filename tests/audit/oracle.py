@@ -217,6 +217,14 @@ class Start:
         """Whether others had sent it one before a line."""
         return any(number < line for number, _ in self.signals())
 
+    def told_again(self) -> bool:
+        """Whether one of its processes had to be told to end more than once."""
+        for process in self.processes:
+            told = [name for _, name, by in process.signals if not self.owns(by) and name not in ("SIGSTOP", "SIGCONT")]
+            if "SIGKILL" in told or len(told) > 1:
+                return True
+        return False
+
     @property
     def end(self) -> int:
         """The line after which nothing of it lived."""
@@ -291,8 +299,7 @@ def _start(scene: Scene) -> set[str]:
 
 def _cleanup(scene: Scene) -> set[str]:
     start = scene.starts[0]
-    told = [name for _, name in start.signals() if name not in ("SIGSTOP", "SIGCONT")]
-    if "SIGKILL" in told:
+    if start.told_again():
         return {"ignored"}
     return scene.words(start.end, lambda state: "left" if state.at(scene.path) else "removed")
 

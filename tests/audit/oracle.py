@@ -440,7 +440,11 @@ def race_round(scene: Scene) -> set[str]:
     """The word for one round."""
     line = scene.calm(scene.starts[-1])
     log = scene.replay.log
-    bound = {each.socket: each.by for each in log.operations if each.name == "bind" and scene.path in each.paths}
+    # Its own name, and those from which something was moved there.
+    names = {scene.path} | {
+        each.paths[0] for each in log.operations if each.name in ("rename", "link") and each.paths[1] == scene.path
+    }
+    bound = {each.socket: each.by for each in log.operations if each.name == "bind" and each.paths[0] in names}
 
     def word(state: State) -> str:
         claims = {start for start in scene.starts for name in state.serving if start.owns(bound.get(name))}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import pickle
 import re
 import shutil
 import subprocess
@@ -11,10 +12,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from posixpath import dirname, join
+from typing import Any
 
 import pytest
 from calls import Log, trace
 from oracle import PROBES, Replay, Scene, Start, expect, path_length, race_round, starts
+from plants import PLANTS, Plant
+from test_verdicts import subject_of
 
 from udslab.audit.subject import Subject
 from udslab.subjects import READY, load
@@ -41,15 +45,14 @@ _NAMES = [
     "socat",
 ]
 _SUBJECTS = {name: subject for name, subject in load(READY).items() if name in _NAMES}
+_PLANTS = [plant for plant in PLANTS if plant.probe in PROBES and not plant.as_root and not plant.capable]
 _AUDIT = """
-import json, sys
+import json, pickle, sys
 from udslab.audit.auditor import Auditor
 from udslab.audit.host import ProcessHost, user_named
-from udslab.subjects import ready
 
-name, probe = sys.argv[1:]
 with ProcessHost(user_named(None)) as host:
-    print(json.dumps(Auditor(ready(name), host).audit(probe).as_dict()))
+    print(json.dumps(Auditor(pickle.load(sys.stdin.buffer), host).audit(sys.argv[1]).as_dict()))
 """
 _RACES = ("race-over-stale", "race-after-kill")
 
@@ -102,6 +105,20 @@ def _scenes(log: Log, subject: Subject, probe: str) -> list[Scene]:
     return [Scene(replay, path, each) for path, each in groups if probe not in _RACES or len(each) == 2]
 
 
+def _audit(subject: Subject, probe: str, log: Path, environment: dict[str, str]) -> dict[str, Any]:
+    """The finding, when harness and servers are traced into ``log``."""
+    done = subprocess.run(
+        [*trace(log), sys.executable, "-c", _AUDIT, probe],
+        input=pickle.dumps(subject),
+        env=environment,
+        capture_output=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    return json.loads(done.stdout)
+
+
 @pytest.mark.parametrize(("name", "probe"), list(itertools.product(_SUBJECTS, PROBES)))
 def test_the_audits_outcome_is_what_the_system_calls_tell(
     name: str, probe: str, tmp_path: Path, environment: dict[str, str]
@@ -110,20 +127,26 @@ def test_the_audits_outcome_is_what_the_system_calls_tell(
     if subject.missing():
         pytest.skip(f"not installed: {subject.missing()}")
     log = tmp_path / "log"
-    audit = [*trace(log), sys.executable, "-c", _AUDIT, name, probe]
-    done = subprocess.run(audit, env=environment, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
-    finding = json.loads(done.stdout)
-    scenes = _scenes(Log(log.read_text()), subject, probe)
+    finding = _audit(subject, probe, log, environment)
     if not finding["outcome"]:
         pytest.skip(finding["why"])
-    told = expect(probe, scenes)
-    assert finding["outcome"] in told, "\n".join(finding["evidence"])
+    scenes = _scenes(Log(log.read_text()), subject, probe)
+    assert finding["outcome"] in expect(probe, scenes), "\n".join(finding["evidence"])
     if probe in _RACES:
         _check_rounds(finding["facts"], scenes)
     if probe == "path-length":
         for scene in scenes:
             assert finding["facts"].get(str(len(scene.path)), "listens") in path_length(scene) | {"listens"}
+
+
+@pytest.mark.parametrize("plant", _PLANTS, ids=str)
+def test_what_is_planted_can_be_told_from_system_calls(
+    plant: Plant, tmp_path: Path, environment: dict[str, str]
+) -> None:
+    subject = subject_of(plant)
+    log = tmp_path / "log"
+    finding = _audit(subject, plant.probe, log, environment)
+    assert plant.outcome in expect(plant.probe, _scenes(Log(log.read_text()), subject, plant.probe)), finding
 
 
 def _check_rounds(facts: dict[str, int], scenes: Sequence[Scene]) -> None:

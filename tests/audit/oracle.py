@@ -378,11 +378,13 @@ def _symlink(scene: Scene) -> set[str]:
     def word(state: State) -> str:
         if kind == "file" and not target_kept(state):
             return "target-damaged"
-        if not kind and state.at(target):
+        if kind == "socket" and link_kept(state) and scene.server(state) is start:
+            return "starts-through-link"
+        if kind != "file" and state.at(target) and not target_kept(state):
             return "target-created"
         if not link_kept(state):
             return "link-replaced" if state.at(scene.path) else "link-removed"
-        return "starts-through-link" if scene.server(state) is start else _refused(scene)
+        return _refused(scene)
 
     return scene.words(scene.calm(start), word)
 

@@ -57,6 +57,15 @@ def settled(server: subprocess.Popen[bytes]) -> bool:
     return server.poll() is not None or listener() == server.pid
 
 
+def lives(server: subprocess.Popen[bytes]) -> bool:
+    """Whether any of it does."""
+    try:
+        os.killpg(server.pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
 def kill(server: subprocess.Popen[bytes]) -> None:
     """All of it."""
     os.killpg(server.pid, signal.SIGKILL)
@@ -68,6 +77,7 @@ def term_cleanup() -> str:
     until(lambda: listener() == server.pid)
     server.terminate()
     server.wait()
+    until(lambda: not lives(server))
     return "left" if os.path.lexists(path) else "removed"
 
 

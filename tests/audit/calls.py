@@ -219,7 +219,7 @@ class Log:
                 self._add(record.pid, None, record.last, _Place(os.getcwd()), _Files())
             if isinstance(record, Death):
                 self._die(record)
-            else:
+            elif record.result != "?":  # its process was killed in it
                 _HANDLERS[record.name](self, record, self._tasks[record.pid])
             self._last_line[record.pid] = record.last
         self.operations.sort(key=lambda operation: operation.first)

@@ -100,7 +100,7 @@ def split(arguments: str) -> list[str]:
             continue
         elif letter in "([{<" and arguments[place : place + 2] != "<<":
             depth += 1
-        elif letter in ")]}>" and arguments[place - 1] not in "-=":
+        elif letter in ")]}>" and not arguments.endswith(" =", 0, place):  # "=>" is no bracket
             depth -= 1
         elif letter == "," and not depth:
             found.append(arguments[begin:place].strip())

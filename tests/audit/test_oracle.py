@@ -31,9 +31,9 @@ def states(text: str) -> list[tuple[dict[str, str], set[str]]]:
 
 
 def test_arguments_are_split_outside_of_strings_brackets_and_annotations():
-    given = r'AT_FDCWD</d, e>, "a, \"b\")", {sa_family=AF_UNIX, sun_path="x"}, [{a=1}, 2], O_CREAT|O_EXCL, 0666'
+    given = r'AT_FDCWD</d, e->, "a, \"b\")", {sa_family=AF_UNIX, sun_path="x"}, [{a=1}, 2], O_CREAT|O_EXCL, 0666'
     assert split(given) == [
-        "AT_FDCWD</d, e>",
+        "AT_FDCWD</d, e->",
         r'"a, \"b\")"',
         '{sa_family=AF_UNIX, sun_path="x"}',
         "[{a=1}, 2]",

@@ -59,7 +59,7 @@ class Auditor:
                 return self._finding(probe, scene, began, "", str(reason))
             except AgentGone:
                 raise
-            except UdsError as error:  # of the harness, or of a command that is not there
+            except OSError as error:  # a command that is not there; or the audit itself has met with something
                 return self._finding(probe, scene, began, "", str(error))
             return self._finding(probe, scene, began, outcome)
 

@@ -266,11 +266,9 @@ class Run:
         first = self.process.pid
         if len(pids) < 2 or first not in pids:
             return
-        with suppress(OSError), _pinned_through(self.path) as fd:
-            bound = {entry.inode for entry in diag.sockets_bound_to(fd)}
-            if not bound & diag.sockets_of(first):
-                with suppress(TimedOut):
-                    self.process.wait(_LAUNCHED)
+        if not _sockets_at(self.path) & diag.sockets_of(first):
+            with suppress(TimedOut):
+                self.process.wait(_LAUNCHED)
 
     def send(self, number: int) -> None:
         """Send a signal to its main process, or if that has exited to those that it has left."""
@@ -470,8 +468,7 @@ class Scene:
                 return known
             if self.host.is_image:  # whose processes cannot be seen from here
                 return next((run for run in reversed(runs) if run.file is None and not run.gone), None)
-            with _pinned_through(where) as fd:
-                bound = {entry.inode for entry in diag.sockets_bound_to(fd)}
+            bound = _sockets_at(where)
             for run in runs:
                 if bound & run.sockets():
                     return run
@@ -506,12 +503,14 @@ class Scene:
             os.chmod(directory, before.st_mode & 0o7777)
 
 
-@contextmanager
-def _pinned_through(path: str) -> Iterator[int]:
-    """What a path leads to, through links, by an O_PATH descriptor."""
-    fd = os.open(path, os.O_PATH)
+def _sockets_at(path: str) -> set[int]:
+    """The inode numbers of the sockets that are bound to what a path leads to."""
     try:
-        yield fd
+        fd = os.open(path, os.O_PATH)
+    except OSError:  # it has gone meanwhile
+        return set()
+    try:
+        return {entry.inode for entry in diag.sockets_bound_to(fd)}
     finally:
         os.close(fd)
 

@@ -106,18 +106,19 @@ def run(options: argparse.Namespace) -> int:
         return _list(options)
     probes = _probes(options.only)
     crew = Crew(_subjects(options), probes, jobs=options.jobs, user=user_named(options.user))
-    interrupted = False
     try:
         with progress("audit", crew.size) as advance:
             for subject, finding in crew.work():
                 advance(f"{subject.name}: {finding.probe}")
     except KeyboardInterrupt:
-        interrupted = True
-    audits = crew.audits()
-    _write(options, audits)
-    if interrupted:
+        _write(options, crew.audits())
         print("udslab: interrupted: the probes that had not ended are missing", file=sys.stderr)
         return 130
+    except BaseException:
+        _write(options, crew.audits())  # nothing of what is known is lost
+        raise
+    audits = crew.audits()
+    _write(options, audits)
     bad = (Verdict.FAIL,) if options.fail_on == Verdict.FAIL else (Verdict.FAIL, Verdict.WARN)
     return 1 if any(audit.worst(*bad) for audit in audits) else 0
 

@@ -6,10 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from udslab.audit.scene import Scene, Skipped
-from udslab.audit.verdicts import VERDICTS
 from udslab.socktype import SocketType
 
-__all__ = ["PROBES", "Probe", "probe"]
+__all__ = ["REGISTER", "Probe", "probe"]
 
 
 @dataclass(frozen=True)
@@ -45,8 +44,8 @@ class Probe:
         return self.play(scene)
 
 
-PROBES: dict[str, Probe] = {}
-"""By name, in the order in which they are shown."""
+REGISTER: dict[str, Probe] = {}
+"""By name, as the modules are imported."""
 
 
 def probe(
@@ -55,11 +54,7 @@ def probe(
     """Register a function as a probe; its docstring says what is done."""
 
     def register(play: Callable[[Scene], str]) -> Callable[[Scene], str]:
-        PROBES[name] = Probe(name, (play.__doc__ or "").strip(), play, asks, connects, in_image)
-        if len(PROBES) == len(VERDICTS):
-            ordered = [PROBES[each] for each in VERDICTS]
-            PROBES.clear()
-            PROBES.update((each.name, each) for each in ordered)
+        REGISTER[name] = Probe(name, (play.__doc__ or "").strip(), play, asks, connects, in_image)
         return play
 
     return register

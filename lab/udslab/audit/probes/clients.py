@@ -13,7 +13,7 @@ from udslab.audit.asking import answers, ask, hurry
 from udslab.audit.ping import Ping
 from udslab.audit.probes.probe import probe
 from udslab.audit.scene import Run, Scene, Skipped
-from udslab.connection import connect
+from udslab.connection import Connection, connect
 from udslab.deadline import Deadline, now
 
 __all__ = ["descriptor_exhaustion", "half_close", "silent_client", "vanishing_clients"]
@@ -40,7 +40,8 @@ def descriptor_exhaustion(scene: Scene) -> str:
     first, ping = _first(scene)
     with ExitStack() as clients:
         served = _connect(scene, ping, _SERVED, clients)
-        _answered(served, first, scene.patience)
+        if _answered(served, first, scene.patience) < len(served):
+            raise Skipped("it serves one client after the other, and so needs no descriptor for many")
         scene.note(f"{len(served)} clients are connected and served")
         pids = first.process.open_files(False)
         if not pids:
@@ -50,31 +51,31 @@ def descriptor_exhaustion(scene: Scene) -> str:
         waiting = _connect(scene, ping, _WAITING, clients)
         answered = _answered(waiting, first, _PRESSED)
         use = _Use.of(first).since(before)
+        if first.gone:
+            scene.note(f"{len(waiting)} more connect, {answered} have an answer; it {first.how()}")
+            scene.quote(first)
+            return "dies"
         scene.facts |= {"cpu_percent": round(use.cpu), "bytes_logged": use.logged, "spins": use.spins}
         scene.note(
             f"{len(waiting)} more connect, {answered} have an answer; within {use.seconds:.1f} s the server uses "
             f"{use.cpu:.0f} % of a processor, and writes {use.logged} bytes"
         )
-        if first.gone:
-            scene.note(f"it {first.how()}")
-            scene.quote(first)
-            return "dies"
-        if answered == len(waiting):
+        if waiting and answered == len(waiting):
             raise Skipped("it answers all of them although it has no room for another descriptor")
         with suppress(OSError):  # it has died since
             first.process.open_files(True)
-    scene.note("it has room again, and all these clients have gone")
+        late = _answered(waiting, first, _PRESSED)  # read, for who goes without is another probe's
+        scene.note(f"it has room again: {late} more have an answer; then all these clients go")
     return _still_answers(scene, first, ping, ("recovers", "no-recovery"))
 
 
-def _connect(scene: Scene, ping: Ping, number: int, exits: ExitStack) -> list[socket.socket]:
-    """Clients that have sent a request, as many as the server's backlog has room for."""
-    clients: list[socket.socket] = []
+def _connect(scene: Scene, ping: Ping, number: int, exits: ExitStack) -> list[Connection]:
+    """Clients that have sent a request, as many as the server's backlog has room for, also if it turns them away."""
+    clients: list[Connection] = []
     for _ in range(number):
         with suppress(OSError):
-            client = exits.enter_context(connect(scene.path, type=scene.subject.type, timeout=_NO_ROOM))
-            ask(client, ping, Deadline(_NO_ROOM))
-            clients.append(client)
+            clients.append(exits.enter_context(connect(scene.path, type=scene.subject.type, timeout=_NO_ROOM)))
+            ask(clients[-1], ping, Deadline(_NO_ROOM))
     return clients
 
 
@@ -111,11 +112,11 @@ class _Use:
         return cls(now(), sum(cpu for cpu, _ in times), sum(wait for _, wait in times), run.written)
 
     def since(self, before: _Use) -> _Use:
-        """Between then and now."""
+        """Between then and now; nothing of what has ended meanwhile."""
         return _Use(
             self.seconds - before.seconds,
-            self.processor - before.processor,
-            self.waiting - before.waiting,
+            max(0.0, self.processor - before.processor),
+            max(0.0, self.waiting - before.waiting),
             self.logged - before.logged,
         )
 
@@ -127,6 +128,8 @@ class _Use:
     @property
     def spins(self) -> bool:
         """Also on a busy machine: there, who spins uses what it gets, and waits for a processor all the rest."""
+        if self.seconds < _PRESSED / 2:  # too short to tell
+            return False
         wanted = 100 * (self.processor + self.waiting) / self.seconds
         return self.cpu >= _SPINNING or (wanted >= 90 and self.cpu >= _SPINNING / 4)
 

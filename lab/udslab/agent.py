@@ -41,7 +41,7 @@ from udslab.recording import Recorder
 from udslab.server import Server, run_until_signal, serve
 from udslab.services import resolve
 from udslab.socktype import SocketType, open_pair
-from udslab.spawn import end_with_parent, reset_signals
+from udslab.spawn import change_environment, end_with_parent, reset_signals
 from udslab.state import status
 from udslab.supervisor import children_of, rehearse, supervise
 from udslab.wire import (
@@ -596,6 +596,7 @@ class Agent:
             self._send({"event": "gone", "child": child.number, "code": child.main})
         else:
             child.killed = message["killed"]
+            self._answer_waiting(child)  # all that it has to do yet is to exit
 
     def _main_ended(self, child: _Child, code: int) -> None:
         child.main = code
@@ -677,12 +678,15 @@ class Agent:
             child.starting, child.forgotten = None, True  # nobody is told its number
         for id in child.asked:
             self._refuse(id, self._died(child))
-        for id in child.waiting:
-            self._answer(id, child.end)
         child.asked.clear()
-        child.waiting.clear()
+        self._answer_waiting(child)
         if child.forgotten or child in self._spares:
             self._close(child)
+
+    def _answer_waiting(self, child: _Child) -> None:
+        for id in child.waiting:
+            self._answer(id, child.end)
+        child.waiting.clear()
 
     def _close(self, child: _Child) -> None:
         if child in self._spares:
@@ -798,11 +802,7 @@ def _serve(channel: socket.socket, message: Message) -> int:
         _say(channel, {"result": {}})
         channel.close()
 
-    for name, value in message.get("env", {}).items():
-        if value is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = value
+    change_environment(message.get("env", {}))
     if message.get("cwd") is not None:
         os.chdir(message["cwd"])
     if message.get("path") is not None:

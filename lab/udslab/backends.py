@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import traceback
 from contextlib import ExitStack
-from typing import Any, Protocol, Union
+from typing import TYPE_CHECKING, Any, Protocol, Union
 
 from udslab.address import Address
 from udslab.errors import Stage, Unsupported
@@ -13,9 +13,11 @@ from udslab.handlers import Handler, HandlerServer
 from udslab.listener import listen
 from udslab.needs import Backend, Need, why_not
 from udslab.recording import Recorded, Recorder
-from udslab.remote import Remote, RemoteProcess
 from udslab.server import Server, serve
 from udslab.services import Service, resolve
+
+if TYPE_CHECKING:
+    from udslab.remote import Remote, RemoteProcess
 
 __all__ = ["AgentRun", "Run", "ThreadRun", "refuse"]
 

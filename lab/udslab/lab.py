@@ -25,19 +25,20 @@ from udslab.connection import Connection, connect
 from udslab.errors import AddressError, AgentGone, Stage, Unsupported
 from udslab.handlers import Handler
 from udslab.needs import Backend, Need, Options, why_not
-from udslab.obstacles import Obstacle, obstacle
-from udslab.processes import Command, RunningProcess, words
 from udslab.ready import LISTENING, Condition, Readiness
 from udslab.recording import Recorded
-from udslab.remote import SupervisedProcess
 from udslab.scratch import scratch_directory, short_parent
 from udslab.services import Service
 from udslab.socktype import SocketType
 from udslab.state import Status, status
-from udslab.zygote import Zygote
 
+# What not every test needs is imported when it is asked for.
 if TYPE_CHECKING:
     from udslab.containers import Container, Program, Session, Shared
+    from udslab.obstacles import Obstacle
+    from udslab.processes import Command, RunningProcess
+    from udslab.remote import SupervisedProcess
+    from udslab.zygote import Zygote
 
 __all__ = ["Lab", "Options", "PlacedObstacle", "RunningServer"]
 
@@ -131,9 +132,10 @@ class Lab:
             room = _LONGEST - len(os.fsencode(directory)) - 1
             hint = f"give a file name of at most {room} bytes"
             raise AddressError(Stage.ADDRESS, errno.ENAMETOOLONG, path, hint, "no path can be made of this name")
-        if not os.path.isdir(directory):
-            self._make_directory(directory, mode, group, backend)
         made = _facts(directory)
+        if made is None:
+            self._make_directory(directory, mode, group, backend)
+            made = _facts(directory)
         try:
             yield path
         finally:
@@ -236,6 +238,8 @@ class Lab:
         return lambda options: AgentRun(kept.container, address, service, {}, **options)
 
     def _have_zygote(self) -> Zygote:
+        from udslab.zygote import Zygote
+
         if self._zygote is None or not self._zygote.alive:
             self._zygote = self._exits.enter_context(Zygote())
         return self._zygote
@@ -266,6 +270,8 @@ class Lab:
         Raises :class:`~udslab.errors.UdsError` with its exit status and last lines, at once, if it ends before it
         serves; :class:`~udslab.errors.TimedOut`; :class:`~udslab.errors.NoSuchPath` for a command that is not there.
         """
+        from udslab.processes import RunningProcess, words
+
         with ExitStack() as exits:
             if path is None:
                 path = exits.enter_context(
@@ -285,7 +291,8 @@ class Lab:
 
             def start(readiness: Readiness) -> SupervisedProcess:
                 whole = {**os.environ, **(env or {}), **readiness.env}
-                return zygote.supervise(line, env=whole, cwd=cwd, umask=umask, **readiness.options)
+                changes = zygote.changes(whole)  # all of it would be read and written four times on its way
+                return zygote.supervise(line, changes=changes, cwd=cwd, umask=umask, **readiness.options)
 
             process = RunningProcess(line, path, ready, timeout, stop_signal, start)
             exits.callback(process.close)
@@ -386,6 +393,8 @@ class Lab:
     @contextmanager
     def obstacle(self, kind: Obstacle | str, path: AddressLike | None = None) -> Iterator[PlacedObstacle]:
         """Something in the way at ``path`` or at a fresh one: see :func:`udslab.obstacles.obstacle`."""
+        from udslab.obstacles import Obstacle, obstacle
+
         with ExitStack() as exits:
             if path is None:
                 path = exits.enter_context(self.path(backend=Backend.THREAD))

@@ -93,7 +93,9 @@ class RunningProcess:
 
     def _begin(self) -> None:
         # A socket that is served now is somebody else's; as long as it is, no other file gets its inode.
-        others = file_of(Address.parse(self.path)) if self.status().serving else None
+        others = file_of(Address.parse(self.path))
+        if others is not None and not self.status().serving:
+            others = None
         directory = os.path.dirname(self.path)
         with Readiness(self.path, self._ready, directory=directory, others=others) as readiness:
             process = self._start(readiness)

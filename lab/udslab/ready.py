@@ -299,9 +299,8 @@ class _Wait:
 
     def run(self) -> Status:
         pause = _FIRST_PAUSE
-        ready: set[int] = set()
+        watched: bool | None = None  # not asked for before the first look: mostly it serves by then
         while True:
-            watched = self._watch()
             # In this order: what it has done before it ended counts.
             gone = self._gone()
             self._take_in()
@@ -314,9 +313,13 @@ class _Wait:
             left = self._deadline.left() or 0.0
             if not left:
                 raise self._failed(found)
+            if watched is None:
+                watched = self._watch()
+                continue
             told = all(self._is_told(condition, found, watched) for condition in self._missing)
             ready = self._sleep(min(left, _TOLD_PAUSE if told else pause))
             pause = _FIRST_PAUSE if ready else min(2 * pause, _LAST_PAUSE)
+            watched = self._watch()
 
     def _watch(self) -> bool:
         if self._watcher is None:

@@ -17,7 +17,7 @@ from udslab.deadline import Deadline
 from udslab.errors import Stage, TimedOut, UdsError
 from udslab.state import Status, status
 
-__all__ = ["Ending", "Process", "end_with_parent", "reset_signals", "wait_until"]
+__all__ = ["Ending", "Process", "change_environment", "end_with_parent", "reset_signals", "wait_until"]
 
 _LAST_PAUSE = 0.02
 
@@ -33,6 +33,15 @@ def end_with_parent() -> Callable[[], None]:
             os._exit(1)  # it has died before the line above
 
     return in_child
+
+
+def change_environment(changes: Mapping[str, str | None]) -> None:
+    """Set these variables of this process; None: unset it."""
+    for name, value in changes.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 
 def reset_signals() -> None:

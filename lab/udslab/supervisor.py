@@ -49,7 +49,7 @@ from udslab.limits import become, fill_open_files, limit_open_files
 from udslab.listener import Listener, bind, listen
 from udslab.socketfile import BoundSocket
 from udslab.socktype import SocketType, open_pair
-from udslab.spawn import reset_signals
+from udslab.spawn import change_environment, reset_signals
 from udslab.wire import Lines, Message, decode_address, encode_error, line
 
 __all__ = ["children_of", "rehearse", "supervise"]
@@ -62,11 +62,11 @@ _LISTEN_FD = 3
 def supervise(channel: socket.socket, message: Message) -> int:
     """Start ``message["command"]``, follow it until it has ended, and give back the exit status of this process.
 
-    ``message`` may have ``env`` and ``cwd``; ``user``, whose ``uid``, ``gid`` and ``groups`` the command gets; ``at``,
-    the instant of the monotonic clock at which it is started, so that two can be at the same; and ``listen``, an
-    address at which it is listened on beforehand, with ``options`` as of :func:`udslab.listener.listen` or, for
-    ``type`` dgram, :func:`udslab.listener.bind`: the command finds it as a service manager would hand it over
-    (LISTEN_FDS). Its file is removed when all has ended.
+    ``message`` may have ``env``, or ``changes`` to this process's (None: not set), and ``cwd``; ``user``, whose
+    ``uid``, ``gid`` and ``groups`` the command gets; ``at``, the instant of the monotonic clock at which it is started,
+    so that two can be at the same; and ``listen``, an address at which it is listened on beforehand, with ``options``
+    as of :func:`udslab.listener.listen` or, for ``type`` dgram, :func:`udslab.listener.bind`: the command finds it as a
+    service manager would hand it over (LISTEN_FDS). Its file is removed when all has ended.
 
     Raises :class:`~udslab.errors.UdsError` if it cannot be started.
     """
@@ -90,6 +90,7 @@ def supervise(channel: socket.socket, message: Message) -> int:
             if listener is not None:
                 listener.close()
             signal.set_wakeup_fd(-1)
+    supervisor.tell_end()
     return 0
 
 
@@ -120,6 +121,7 @@ def _start(message: Message, listener: Listener | BoundSocket | None) -> int:
     """The pid of the command: in a session of its own, with all signals at their defaults and let through."""
     command: list[str] = message["command"]
     env: Mapping[str, str] = os.environ if message.get("env") is None else message["env"]
+    change_environment(message.get("changes", {}))
     try:
         if message.get("cwd") is not None:
             os.chdir(message["cwd"])
@@ -222,6 +224,8 @@ class _Supervisor:
                 self._hear()
             if self._leaving is not None and (not self._leaving or self._grace.passed):
                 self.kill()
+
+    def tell_end(self) -> None:
         self._say({"event": "ended", "code": self._code, "killed": _told(self._killed.items())})
 
     def _say(self, message: Message) -> None:

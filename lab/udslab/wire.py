@@ -39,13 +39,14 @@ __all__ = [
 
 Message = dict[str, Any]
 
+_encode = json.JSONEncoder(separators=(",", ":")).encode  # json.dumps would make one for each message
 _STAT_FIELDS = 10
 """Of ``os.stat_result``: those that a plain tuple has."""
 
 
 def line(message: Message) -> bytes:
     """The line that carries a message."""
-    return json.dumps(message, separators=(",", ":")).encode() + b"\n"
+    return _encode(message).encode() + b"\n"
 
 
 class Lines:

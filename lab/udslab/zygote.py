@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from typing import Any
 
 from udslab.remote import Remote, SocketChannel
@@ -54,12 +55,16 @@ class Zygote(Remote):
         directory and sys.path as they are now, and not as they were when the zygote was started."""
         now = _surroundings()
         told = {key: value for key, value in now.items() if value != self._found[key] and key != "env"}
-        env, before = now["env"], self._found["env"]
-        if env != before:
-            told["env"] = {
-                name: env.get(name) for name in env.keys() | before.keys() if env.get(name) != before.get(name)
-            }
+        if changes := self.changes(now["env"]):
+            told["env"] = changes
         return told
+
+    def changes(self, env: Mapping[str, str]) -> dict[str, str | None]:
+        """What makes ``env`` of the environment that it was started with; None: it is not set."""
+        before = self._found["env"]
+        if env == before:
+            return {}
+        return {name: env.get(name) for name in env.keys() | before.keys() if env.get(name) != before.get(name)}
 
     def cancel(self) -> None:
         """Tell it to end: who waits for an answer gets :class:`~udslab.errors.AgentGone`. Any thread may do so."""

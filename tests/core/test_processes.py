@@ -386,12 +386,14 @@ def test_a_paused_one_listens_and_answers_nobody_until_it_is_resumed(lab):
 
 
 def test_it_has_this_processs_surroundings_as_they_are_now_and_what_is_given(lab, directory, monkeypatch):
+    monkeypatch.setenv("UDSLAB_TEST_GONE", "x")
     lab.prepare("process")
+    monkeypatch.delenv("UDSLAB_TEST_GONE")
     monkeypatch.setenv("UDSLAB_TEST_A", "a")
     monkeypatch.setenv("UDSLAB_TEST_B", "b")
     monkeypatch.chdir(directory)
     before = os.umask(0o027)
-    source = 'echo "$UDSLAB_TEST_A" "$UDSLAB_TEST_B" "$PWD" $(umask); exec sleep 1000'
+    source = 'echo "$UDSLAB_TEST_A${UDSLAB_TEST_GONE-}" "$UDSLAB_TEST_B" "$PWD" $(umask); exec sleep 1000'
     try:
         with lab.process(["sh", "-c", source], env={"UDSLAB_TEST_B": "c"}, ready=LogLine("\n")) as process:
             assert process.log() == f"a c {directory} 0027\n"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, Union
 
@@ -14,7 +15,6 @@ from udslab.audit.host import ProcessHost
 from udslab.audit.probes import PROBES
 from udslab.audit.scene import User
 from udslab.audit.subject import Subject
-from udslab.errors import AgentGone
 
 __all__ = ["Crew"]
 
@@ -44,9 +44,7 @@ class Crew:
         self._found = [_Found() for _ in subjects]
         self._tasks: queue.SimpleQueue[tuple[int, str] | None] = queue.SimpleQueue()
         self._told: queue.SimpleQueue[Union[tuple[int, Finding], BaseException, None]] = queue.SimpleQueue()
-        self._hosts: list[ProcessHost] = []
         self._cancelled = False
-        self._lock = threading.Lock()
 
     @property
     def size(self) -> int:
@@ -61,12 +59,17 @@ class Crew:
         for number, subject in enumerate(self.subjects):
             for name in order if not subject.missing() else ():
                 self._tasks.put((number, name))
-        for _ in range(self._jobs):
+        number_of_jobs = min(self._jobs, self._tasks.qsize())
+        for _ in range(number_of_jobs):
             self._tasks.put(None)
-        workers = [threading.Thread(target=self._run, name=f"udslab audit {n}") for n in range(self._jobs)]
-        for worker in workers:
-            worker.start()
-        try:
+        with ExitStack() as stack:
+            # All of them before any works: a process that is about to become one has, for a moment, the descriptors of
+            # this one, and a socket that has just been made stale is not stale yet.
+            hosts = [stack.enter_context(ProcessHost(self._user)) for _ in range(number_of_jobs)]
+            workers = [threading.Thread(target=self._run, args=(host,), name="udslab audit") for host in hosts]
+            stack.callback(self._end, hosts, workers)
+            for worker in workers:
+                worker.start()
             running = len(workers)
             while running:
                 told = self._told.get()
@@ -78,31 +81,21 @@ class Crew:
                     number, finding = told
                     self._found[number].findings[finding.probe] = finding
                     yield self.subjects[number], finding
-        finally:
-            self._cancel()
-            for worker in workers:
+
+    def _end(self, hosts: Sequence[ProcessHost], workers: Sequence[threading.Thread]) -> None:
+        self._cancelled = True
+        for host in hosts:
+            host.cancel()
+        for worker in workers:
+            if worker.is_alive():
                 worker.join()
 
-    def _cancel(self) -> None:
-        with self._lock:
-            self._cancelled = True
-            for host in self._hosts:
-                host.cancel()
-
-    def _run(self) -> None:
+    def _run(self, host: ProcessHost) -> None:
         """In a worker's thread."""
         try:
-            with ProcessHost(self._user) as host:
-                with self._lock:
-                    self._hosts.append(host)
-                try:
-                    self._play(host)
-                finally:
-                    with self._lock:
-                        self._hosts.remove(host)
+            self._play(host)
         except BaseException as error:  # noqa: BLE001 - it is raised where the work was asked for
-            if not (self._cancelled and isinstance(error, AgentGone)):
-                self._told.put(error)
+            self._told.put(error)
         finally:
             self._told.put(None)
 

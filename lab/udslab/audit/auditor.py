@@ -9,16 +9,28 @@ from typing import Any
 from udslab import __version__
 from udslab.audit.findings import Finding, judge
 from udslab.audit.probes import PROBES, Probe
-from udslab.audit.scene import LEAST_PATIENCE, START_LIMIT, Host, Scene, Skipped, Start
+from udslab.audit.scene import LEAST_PATIENCE, START_LIMIT, Host, Scene, Skipped, Start, User
 from udslab.audit.subject import Subject
 from udslab.audit.verdicts import Verdict
 from udslab.deadline import now
 from udslab.errors import AgentGone, UdsError, Unsupported
 from udslab.probe import calibrated
 
-__all__ = ["Auditor"]
+__all__ = ["Auditor", "about"]
 
 _VERSION_LIMIT = 10.0
+
+
+def about(subject: Subject, user: User | None, version: str = "") -> dict[str, Any]:
+    """A subject, for the report."""
+    return {
+        "name": subject.name,
+        "command": list(subject.command),
+        "version": version,
+        "user": user.name if user is not None else getpass.getuser(),
+        "kernel": f"{os.uname().sysname} {os.uname().release}",
+        "lab": __version__,
+    }
 
 
 class Auditor:
@@ -35,14 +47,7 @@ class Auditor:
 
     def about(self) -> dict[str, Any]:
         """The subject, for the report."""
-        return {
-            "name": self.subject.name,
-            "command": list(self.subject.command),
-            "version": self._version(),
-            "user": self.host.user.name if self.host.user is not None else getpass.getuser(),
-            "kernel": f"{os.uname().sysname} {os.uname().release}",
-            "lab": __version__,
-        }
+        return about(self.subject, self.host.user, self._version())
 
     def audit(self, probe: Probe | str) -> Finding:
         """Play one probe. What goes wrong with it is a ``skip`` with why. Raises

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, Union
 
-from udslab.audit.auditor import Auditor
+from udslab.audit.auditor import Auditor, about
 from udslab.audit.findings import Audit, Finding
 from udslab.audit.host import ProcessHost
 from udslab.audit.probes import PROBES
@@ -51,7 +51,7 @@ class Crew:
         """How many probes there are to play."""
         return len(self.probes) * sum(not subject.missing() for subject in self.subjects)
 
-    def work(self) -> Iterator[tuple[Subject, Finding]]:
+    def work(self) -> Generator[tuple[Subject, Finding], None, None]:
         """Play all, and tell of each that is done. When it is left before its end, all that runs is ended.
 
         Raises what a worker raises."""
@@ -113,17 +113,14 @@ class Crew:
     def audits(self) -> list[Audit]:
         """What is known of each subject: its findings in the probes' order."""
         return [
-            Audit(found.about or self._about_missing(subject), _in_order(self.probes, found.findings))
+            Audit(found.about or self._about(subject), _in_order(self.probes, found.findings))
             for subject, found in zip(self.subjects, self._found)  # noqa: B905 - Python 3.9
         ]
 
-    @staticmethod
-    def _about_missing(subject: Subject) -> dict[str, Any]:
+    def _about(self, subject: Subject) -> dict[str, Any]:
         missing = subject.missing()
-        about = {"name": subject.name, "command": list(subject.command), "version": ""}
-        if missing:
-            about["why"] = f"{missing} is not installed" + (f": {subject.get}" if subject.get else "")
-        return about
+        why = f"{missing} is not installed" + (f": {subject.get}" if subject.get else "")
+        return {**about(subject, self._user), **({"why": why} if missing else {})}
 
 
 def _in_order(probes: Sequence[str], findings: dict[str, Finding]) -> tuple[Finding, ...]:

@@ -7,8 +7,10 @@ import codecs
 import fnmatch
 import json
 import os
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 
 from udslab.audit.crew import Crew
 from udslab.audit.findings import Audit
@@ -26,11 +28,13 @@ from udslab.subjects import READY, load
 
 __all__ = ["add_parser"]
 
+_Form = Callable[[Sequence[Audit]], str]
 _MOST_JOBS = 64
 _EPILOG = """\
 In COMMAND, {socket} stands for the path, {parent} and {name} for its directory and its last part, {dir} for a scratch
 directory of each instance, in which it is started. The server runs as an ordinary user: nobody, if this is root.
-Exit status: 0 no probe has failed, 1 one has, 2 wrong use, 130 interrupted; what is known by then is printed."""
+Exit status: 0 no probe has failed, 1 one has, or none could be played, 2 wrong use, 130 interrupted; what is known by
+then is printed."""
 
 
 def add_parser(commands: Commands) -> None:
@@ -104,41 +108,62 @@ def run(options: argparse.Namespace) -> int:
     """Audit."""
     if options.list:
         return _list(options)
+    # As a shell starts what is in the background, and nohup: who is told to end prints what is known.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     probes = _probes(options.only)
     crew = Crew(_subjects(options), probes, jobs=options.jobs, user=user_named(options.user))
+    forms = _forms(options)
     try:
-        with progress("audit", crew.size) as advance:
-            for subject, finding in crew.work():
+        with progress("audit", crew.size) as advance, closing(crew.work()) as work:
+            for subject, finding in work:
                 advance(f"{subject.name}: {finding.probe}")
     except KeyboardInterrupt:
-        _write(options, crew.audits())
+        _tell(forms, crew.audits())
         print("udslab: interrupted: the probes that had not ended are missing", file=sys.stderr)
         return 130
     except BaseException:
-        _write(options, crew.audits())  # nothing of what is known is lost
+        _tell(forms, crew.audits())  # nothing of what is known is lost
         raise
     audits = crew.audits()
-    _write(options, audits)
+    _tell(forms, audits)
+    if all(finding.verdict is Verdict.SKIP for audit in audits for finding in audit.findings):
+        return 1
     bad = (Verdict.FAIL,) if options.fail_on == Verdict.FAIL else (Verdict.FAIL, Verdict.WARN)
     return 1 if any(audit.worst(*bad) for audit in audits) else 0
 
 
-def _write(options: argparse.Namespace, audits: Sequence[Audit]) -> None:
-    """The files that were asked for, and the score card, unless one of them takes its place on standard output."""
-    taken = False
-    for file, form in (
-        (options.json, _as_json),
-        (options.html, scorecard_html),
-        (options.markdown, scorecard_markdown),
-    ):
-        if file == "-":
-            taken = True
-            sys.stdout.write(form(audits))
-        elif file is not None:
-            with open(file, "w", encoding="utf-8") as out:
-                out.write(form(audits))
-    if not taken:
+def _forms(options: argparse.Namespace) -> dict[str, _Form]:
+    """What is to be written, by file. One on standard output takes the place of the score card there.
+
+    Raises what would make the audit vain: a file that cannot be written, a program that is needed."""
+    given = ((options.json, _as_json), (options.html, scorecard_html), (options.markdown, scorecard_markdown))
+    asked = [(file, form) for file, form in given if file is not None]
+    forms = dict(asked)
+    if len(forms) < len(asked):
+        raise ServiceError("two forms cannot be written to the same place")
+    for file, form in forms.items():
+        form([])
+        if file != "-":
+            open(file, "a").close()  # what is in it stays until there is something better
+    return forms
+
+
+def _tell(forms: Mapping[str, _Form], audits: Sequence[Audit]) -> None:
+    for file, form in forms.items():
+        _write(file, form(audits))
+    if "-" not in forms:
         print_scorecard(audits)
+
+
+def _write(file: str, text: str) -> None:
+    if file == "-":
+        sys.stdout.write(text)
+        return
+    try:
+        with open(file, "w", encoding="utf-8") as out:
+            out.write(text)
+    except OSError as error:  # which would not say where
+        raise OSError(error.errno, error.strerror, file) from None
 
 
 def _as_json(audits: Sequence[Audit]) -> str:
@@ -161,7 +186,12 @@ def _subjects(options: argparse.Namespace) -> list[Subject]:
         raise ServiceError(f"no subject is called {unknown[0]!r}", hint)
     if not words and not options.subjects:
         raise ServiceError("nothing is given to audit", "name subjects (--list shows them), or a command after --")
-    return [known[word] for word in words or known]
+    subjects = [known[word] for word in words or known]
+    for subject in subjects:
+        if subject.image:
+            what = f"the subject {subject.name} runs in a container, and this command audits processes of this machine"
+            raise ServiceError(what, "put it through uds_audit, in a test")
+    return subjects
 
 
 def _command(options: argparse.Namespace) -> Subject:

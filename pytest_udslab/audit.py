@@ -132,11 +132,18 @@ def _accepted(config: pytest.Config) -> Mapping[str, list[str]]:
         import tomllib
     else:
         import tomli as tomllib  # type: ignore[import-not-found, unused-ignore]
-    accepted = tomllib.loads(file.read_text(encoding="utf-8")).get("tool", {}).get("udslab", {}).get("audit", {})
+    try:
+        tables = tomllib.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:  # of TOML, or of UTF-8
+        raise pytest.UsageError(f"{file}: {error}") from None
+    accepted = tables.get("tool", {}).get("udslab", {}).get("audit", {})
+    where = f"{file}: [tool.udslab.audit]"
+    if not isinstance(accepted, dict):
+        raise pytest.UsageError(f"{where} is a table: a probe, and the outcomes that are accepted")
     for probe, outcomes in accepted.items():
         if probe not in VERDICTS:
-            raise pytest.UsageError(f"{file}: [tool.udslab.audit]: no probe is called {probe!r}")
-        if not isinstance(outcomes, list) or set(outcomes) - set(VERDICTS[probe]):
-            words = ", ".join(VERDICTS[probe])
-            raise pytest.UsageError(f"{file}: [tool.udslab.audit]: {probe} has a list of some of: {words}")
-    return accepted  # type: ignore[no-any-return]
+            raise pytest.UsageError(f"{where}: no probe is called {probe!r}")
+        words = list(VERDICTS[probe])
+        if not isinstance(outcomes, list) or any(outcome not in words for outcome in outcomes):
+            raise pytest.UsageError(f"{where}: {probe} has a list of some of: {', '.join(words)}")
+    return accepted

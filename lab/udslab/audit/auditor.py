@@ -13,7 +13,7 @@ from udslab.audit.scene import LEAST_PATIENCE, START_LIMIT, Host, Scene, Skipped
 from udslab.audit.subject import Subject
 from udslab.audit.verdicts import Verdict
 from udslab.deadline import now
-from udslab.errors import AgentGone, UdsError, Unsupported
+from udslab.errors import AgentGone, EngineError, UdsError, Unsupported
 from udslab.probe import calibrated
 
 __all__ = ["Auditor", "about"]
@@ -51,7 +51,8 @@ class Auditor:
 
     def audit(self, probe: Probe | str) -> Finding:
         """Play one probe. What goes wrong with it is a ``skip`` with why. Raises
-        :class:`~udslab.errors.AgentGone` when what starts the servers has ended."""
+        :class:`~udslab.errors.AgentGone` when what starts the servers has ended, and
+        :class:`~udslab.errors.EngineError` for a container that cannot be had."""
         probe = PROBES[probe] if isinstance(probe, str) else probe
         began = now()
         limit = START_LIMIT if probe.name == "fresh-start" else self._measured()
@@ -62,7 +63,7 @@ class Auditor:
                 outcome = probe(scene)
             except Skipped as reason:
                 return self._finding(probe, scene, began, "", str(reason))
-            except AgentGone:
+            except (AgentGone, EngineError):
                 raise
             except OSError as error:  # a command that is not there; or the audit itself has met with something
                 return self._finding(probe, scene, began, "", str(error))
@@ -84,7 +85,7 @@ class Auditor:
                         self._why = f"it does not start: {scene.evidence[-2]}; {scene.evidence[-1]}"
                 except Skipped as reason:
                     self._why = str(reason)
-                except AgentGone:
+                except (AgentGone, EngineError):
                     raise
                 except UdsError as error:
                     self._why = str(error)
@@ -108,7 +109,7 @@ class Auditor:
                     return lines[0] if lines else ""
                 finally:
                     process.__exit__()
-        except AgentGone:
+        except (AgentGone, EngineError):
             raise
         except UdsError:
             return ""

@@ -150,3 +150,15 @@ def as_nobody() -> Callable[..., subprocess.CompletedProcess[str]]:
         )
 
     return run
+
+
+@pytest.fixture(scope="session")
+def planted() -> Iterator[Callable[..., list[str]]]:
+    """The command of a server with such traits: tests/audit/planted.py, where any user can read it."""
+    python = "/usr/bin/python3" if os.geteuid() == 0 else sys.executable
+    with scratch_directory() as top:
+        for directory in (top, os.path.dirname(top)):
+            os.chmod(directory, 0o711)
+        script = shutil.copy(ROOT / "tests" / "audit" / "planted.py", top)
+        os.chmod(script, 0o644)
+        yield lambda traits="perfect", *options: [python, "-S", "-E", script, traits, "{socket}", *options]

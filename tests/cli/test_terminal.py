@@ -2,15 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-import pty
 import re
-import struct
-import subprocess
-import sys
-import termios
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -25,31 +18,6 @@ def without_rich(directory: Path, variables: dict[str, str]) -> dict[str, str]:
     shadow.mkdir()
     (shadow / "rich.py").write_text("raise ImportError('not here')\n")
     return {"PYTHONPATH": os.pathsep.join([str(shadow), variables["PYTHONPATH"]])}
-
-
-@pytest.fixture
-def on_terminal(variables: dict[str, str]) -> Callable[..., str]:
-    """Runs `udslab ARGUMENTS…` on a terminal of 80 columns; what is on it afterwards."""
-
-    def run(*arguments: str | Path, set: dict[str, str] | None = None) -> str:
-        ours, theirs = pty.openpty()
-        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 80, 0, 0))
-        coloured = {key: value for key, value in variables.items() if key not in ("NO_COLOR", "FORCE_COLOR")}
-        terminal = {**coloured, "TERM": "xterm-256color", "COLUMNS": "80", **(set or {})}
-        with subprocess.Popen(
-            [sys.executable, "-m", "udslab", *arguments], env=terminal, stdin=theirs, stdout=theirs, stderr=theirs
-        ):
-            os.close(theirs)
-            shown = b""
-            while True:
-                try:
-                    shown += os.read(ours, 1 << 16)
-                except OSError:  # EIO: the last descriptor of the other end is closed
-                    break
-        os.close(ours)
-        return shown.decode().replace("\r\n", "\n")
-
-    return run
 
 
 @pytest.fixture

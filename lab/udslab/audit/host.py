@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["ImageHost", "ProcessHost", "user_named"]
 
 _ORDINARY = "nobody"
+_PUBLIC = "/tmp"  # noqa: S108 - each gets a directory of our own
 
 
 def user_named(name: str | None) -> User | None:
@@ -45,12 +46,18 @@ def user_named(name: str | None) -> User | None:
     return User(found.pw_name, found.pw_uid, found.pw_gid, tuple(groups))
 
 
+def _is_open(path: str) -> bool:
+    """Whether anybody can pass through a directory and those above it."""
+    return bool(os.stat(path).st_mode & 0o001) and (path == "/" or _is_open(os.path.dirname(path)))
+
+
 class _Directories:
     """Fresh directories with short paths, in one that goes with its owner. A context manager."""
 
-    def __init__(self) -> None:
+    def __init__(self, user: User | None) -> None:
         self._numbers = itertools.count(1)
-        self._scratch = scratch_directory(short_parent())
+        parent = short_parent()
+        self._scratch = scratch_directory(parent if user is None or _is_open(parent) else _PUBLIC)
 
     def __enter__(self) -> _Directories:
         self._top = self._scratch.__enter__()
@@ -79,7 +86,7 @@ class ProcessHost:
 
     def __init__(self, user: User | None) -> None:
         self.user = user
-        self._directories = _Directories()
+        self._directories = _Directories(user)
 
     def __enter__(self) -> ProcessHost:
         self._directories.__enter__()

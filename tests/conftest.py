@@ -162,3 +162,18 @@ def planted() -> Iterator[Callable[..., list[str]]]:
         script = shutil.copy(ROOT / "tests" / "audit" / "planted.py", top)
         os.chmod(script, 0o644)
         yield lambda traits="perfect", *options: [python, "-S", "-E", script, traits, "{socket}", *options]
+
+
+@pytest.fixture(scope="session")
+def marked() -> Callable[[Path], set[int]]:
+    """The processes that have this path as UDSLAB_TEST in their environment."""
+
+    def find(mark: Path) -> set[int]:
+        pids = set()
+        for name in filter(str.isdigit, os.listdir("/proc")):
+            with contextlib.suppress(OSError), open(f"/proc/{name}/environ", "rb") as file:
+                if b"UDSLAB_TEST=" + bytes(mark) in file.read().split(b"\0"):
+                    pids.add(int(name))
+        return pids
+
+    return find

@@ -487,18 +487,10 @@ def test_no_harness_in_the_background_hands_down_an_ignored_signal(audit):
 class Running:
     """An audit that is at its second probe, in which the server waits for ever; ``marked`` are its processes."""
 
-    def __init__(self, process: Process, mark: str, directory: Path) -> None:
+    def __init__(self, process: Process, marked: Callable[[Path], set[int]], directory: Path) -> None:
         self.process = process
-        self.mark = mark.encode()
+        self.marked = lambda: marked(directory)
         self.directory = directory
-
-    def marked(self) -> set[int]:
-        pids = set()
-        for name in filter(str.isdigit, os.listdir("/proc")):
-            with contextlib.suppress(OSError), open(f"/proc/{name}/environ", "rb") as file:
-                if self.mark in file.read().split(b"\0"):
-                    pids.add(int(name))
-        return pids
 
     def is_at_the_second_probe(self) -> bool:
         """Only there is a file at the path; and the server is in its scene."""
@@ -521,20 +513,19 @@ def wait_for(condition: Callable[[], bool], seconds: float = 30.0) -> None:
 
 
 @pytest.fixture
-def start(variables, planted, directory) -> Iterator[Callable[..., Running]]:
+def start(variables, planted, marked, directory) -> Iterator[Callable[..., Running]]:
     """Starts such an audit."""
     for outer in (directory, directory.parent):  # the servers' user passes through
         outer.chmod(0o711)
     with contextlib.ExitStack() as processes:
 
         def begin(traits: str, *options: str, setup: str = "") -> Running:
-            mark = f"UDSLAB_TEST={directory}"
             probes = ("-j1", "--only", "path-length", "regular-file")
             command = [sys.executable, "-m", "udslab", "audit", *probes, *options, "--", *planted(traits)]
             shell = ["sh", "-c", f'{setup}\nexec "$@"', "sh", *command]
-            env = {**variables, "TMPDIR": str(directory), **dict([mark.split("=")])}
+            env = {**variables, "TMPDIR": str(directory), "UDSLAB_TEST": str(directory)}
             process = processes.enter_context(Process(shell, env=env))
-            running = Running(process, mark, directory)
+            running = Running(process, marked, directory)
             wait_for(running.is_at_the_second_probe)
             return running
 

@@ -239,13 +239,6 @@ def test_what_no_probe_says_cannot_be_accepted(inner, text, reason):
     assert told == f"pytest.UsageError: {inner.pytester.path}/pyproject.toml: {reason}"
 
 
-def test_a_file_that_is_no_toml_is_told(inner):
-    inner.pytester.path.joinpath("pytest.ini").write_text("[pytest]\n")  # so that pytest itself does not read the other
-    accept(inner, "tool = [\n")
-    inner(one("directory")).assert_outcomes(errors=1)
-    assert re.search(r"UsageError: .*/pyproject\.toml: .* \(at end of document\)$", inner.errors()[-1])
-
-
 # Whom it runs as, where, and what it leaves
 
 

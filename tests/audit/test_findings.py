@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from udslab.audit.findings import Audit, Finding, judge
 from udslab.audit.verdicts import VERDICTS, WARNING_FACTS, Verdict
 
+QUICK = settings(max_examples=50, suppress_health_check=[HealthCheck.too_slow])
 TEXT = st.text(max_size=30)
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXT,
@@ -34,16 +35,19 @@ def findings(draw: st.DrawFn) -> Finding:
 AUDITS = st.builds(Audit, st.dictionaries(TEXT, VALUES, max_size=4), st.lists(findings(), max_size=4).map(tuple))
 
 
+@QUICK
 @given(findings())
 def test_a_finding_comes_back_from_json_as_it_was(finding):
     assert Finding.from_dict(json.loads(json.dumps(finding.as_dict()))) == finding
 
 
+@QUICK
 @given(AUDITS)
 def test_an_audit_comes_back_from_json_as_it_was(audit):
     assert Audit.from_dict(json.loads(json.dumps(audit.as_dict()))) == audit
 
 
+@QUICK
 @given(findings())
 def test_a_finding_is_described_with_all_of_its_evidence(finding):
     described = finding.describe()

@@ -287,8 +287,12 @@ class Remote:
         return answer["result"]
 
     def gone(self, child: int) -> int | None:
-        """The exit status of a supervised child if nothing of it lives any more, as far as has been told."""
-        _ = self.alive  # takes in what has come
+        """The exit status of a supervised child if nothing of it lives any more, as far as has been told.
+
+        Raises :class:`~udslab.errors.AgentGone` if that is not known and will never be."""
+        alive = self.alive  # takes in what has come
+        if not alive and child not in self._gone_children:
+            raise self._ended(self._gone or "")
         return self._gone_children.get(child)
 
     def gone_within(self, child: int, timeout: float | None) -> bool:

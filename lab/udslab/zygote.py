@@ -72,7 +72,7 @@ class Zygote(Remote):
 
     def close(self) -> None:
         """End it, and wait until it has ended. In a forked child: does nothing."""
-        if os.getpid() != self._pid or self._process.returncode is not None:
+        if os.getpid() != self._pid or self._log.closed:
             return
         super().close()
         try:

@@ -249,7 +249,7 @@ class Run:
         most: the same processes as before, all asleep, and no processor time used meanwhile. One that serves may yet
         have to install its handlers of signals, to become a daemon, or to put another socket into the place."""
         if isinstance(self._scene.subject.ping, Ping):
-            answers(self.path, self._scene.subject.ping, self._scene.subject.type, self._scene.patience)
+            answers(self.path, self._scene.subject.ping, self._scene.subject.type, _RESTLESS)
         self._outlive_launcher()
         deadline = Deadline(_RESTLESS)
         before: object = None
@@ -438,6 +438,7 @@ class Scene:
     def adopt(self, run: Run) -> Run:
         """It ends with the scene."""
         self._exits.callback(run.process.__exit__)
+        self._exits.callback(run.process.kill)  # it has no more to show by how it ends
         return run
 
     def first(self, instance: Instance | None = None, path: str | None = None) -> Run:
@@ -548,11 +549,9 @@ def _environment(user: User | None) -> dict[str, str]:
 
 def remove_tree(path: str) -> None:
     """Remove a scene's directory, whatever a server has made of it."""
-
-    def again(function: Any, name: str, info: object) -> None:
-        with suppress(OSError):
-            os.chmod(os.path.dirname(name), 0o700)
-            os.chmod(name, 0o700)
-            function(name)
-
-    shutil.rmtree(path, onerror=again)
+    for directory, inner, _ in os.walk(path):
+        for name in (os.path.join(directory, name) for name in inner):  # before it is looked into
+            if not os.path.islink(name):
+                with suppress(OSError):
+                    os.chmod(name, 0o700)
+    shutil.rmtree(path, ignore_errors=True)

@@ -403,7 +403,7 @@ FOREIGN_SOURCE = """
 @pytest.fixture
 def server(make_uds_process):
     before = time.perf_counter_ns()
-    process = make_uds_process([C_SERVER, "{socket}"])
+    process = make_uds_process([C_SERVER, "{socket}"], expect_left=True)  # SIGTERM ends it as it stands
     note("start", before)
     yield process.path
     before = time.perf_counter_ns()
@@ -747,6 +747,10 @@ def _reason(output: str) -> str:
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     errors = [line[1:].strip() for line in lines if line.startswith("E  ")]
     raised = [line for line in errors if re.match(r"[\w.]+: ", line)]
+    # What fails without a traceback, such as a leak: all that stands below the first headline.
+    told = re.search(r"^_+ .+ _+$(.+?)^[_=]", output, re.MULTILINE | re.DOTALL)
+    if told and not errors:
+        return " ".join(told[1].split())[:200]
     return (raised or errors or lines or ["pytest has failed and said nothing"])[-1][:200]
 
 

@@ -131,7 +131,7 @@ def _accepted(config: pytest.Config) -> Mapping[str, list[str]]:
     if sys.version_info >= (3, 11):
         import tomllib
     else:
-        import tomli as tomllib
+        import tomli as tomllib  # type: ignore[import-not-found, unused-ignore]
     accepted = tomllib.loads(file.read_text(encoding="utf-8")).get("tool", {}).get("udslab", {}).get("audit", {})
     for probe, outcomes in accepted.items():
         if probe not in VERDICTS:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -27,36 +27,18 @@ if TYPE_CHECKING:
     from udslab.processes import Command, RunningProcess
 
 SETTINGS = pytest.StashKey[Settings]()
-FACTORY = pytest.StashKey[pytest.TempPathFactory]()
+REQUEST = pytest.StashKey[pytest.FixtureRequest]()
+"""In the stash of a test: what its fixtures ask for others with."""
 
 
 @pytest.fixture(scope="session")
-def uds(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+def uds(request: pytest.FixtureRequest) -> Iterator[Lab]:
     """The lab with this run's options: ``uds.path()``, ``uds.server()``, ``uds.process()``, … are context managers, for
     fixtures of your own of any scope."""
     from udslab.lab import Lab  # not before a test asks for it: importing a plugin costs every run
 
-    request.config.stash[FACTORY] = tmp_path_factory
     with Lab(request.config.stash[SETTINGS].lab) as lab:
         yield lab
-
-
-@pytest.fixture
-def uds_backend(request: pytest.FixtureRequest) -> str:
-    """Where the servers of a test run: ``thread``, ``process`` or ``container``. Parametrise or override it."""
-    return str(backend_of(request.node, request.config.stash[SETTINGS]))
-
-
-@pytest.fixture
-def uds_type() -> str:
-    """The socket type of a test: ``stream``, ``datagram`` or ``seqpacket``. Parametrise or override it."""
-    return "stream"
-
-
-@pytest.fixture
-def uds_distro(request: pytest.FixtureRequest) -> str:
-    """The distribution whose base image the containers of a test are of. Parametrise or override it."""
-    return str(request.config.stash[SETTINGS].lab.distro)
 
 
 class _FailingThere:
@@ -71,24 +53,51 @@ class _FailingThere:
             raise error.with_traceback(None) from None
 
 
-class _Maker:
-    """What the factories of one test have in common: they undo what they have made, and tell what stays behind."""
+class _Test:
+    """What the fixtures of one test have in common."""
 
-    def __init__(self, request: pytest.FixtureRequest, lab: Lab, backend: str, distro: str) -> None:
+    def __init__(self, node: pytest.Item, lab: Lab, last: ExitStack) -> None:
+        self.node = node
         self.lab = lab
-        self.node: pytest.Item = request.node
-        self.settings = request.config.stash[SETTINGS]
-        self.backend = Backend(backend)
-        self.distro = distro
-        check_needs(self.node, self.backend, self.settings)
-        try:
-            with granted(request.config):
-                lab.prepare(self.backend, distro)
-        except (EngineError, Unsupported) as error:
-            lacking(self.settings, self.backend, str(error))
+        self.last = last
+        """What is undone when all servers, processes and clients of the test have ended, in whatever order it names its
+        fixtures: the directories of its paths."""
+        self.settings = node.config.stash[SETTINGS]
 
-    def made(self, fixture: str, thing: Any = None, directory: str | None = None) -> None:
-        made_for(self.node).append(Made(fixture, where_called(), thing, directory))
+    def prepare(self, backend: str, distro: str) -> Backend:
+        """See to what servers of this backend need; skip the test, or fail it, where that cannot be had."""
+        wanted = Backend(backend)
+        check_needs(self.node, wanted, self.settings)
+        if wanted is not Backend.THREAD:  # which needs nothing
+            with self.lacking(wanted), granted(self.node.config):
+                self.lab.prepare(wanted, distro)
+        return wanted
+
+    @contextmanager
+    def lacking(self, backend: Backend) -> Iterator[None]:
+        """Skip the test, or fail it, if within the block it turns out that the backend cannot be had."""
+        __tracebackhide__ = True
+        try:
+            yield
+        except (EngineError, Unsupported) as error:
+            lacking(self.settings, backend, str(error))
+
+    def connect(self, exits: ExitStack, address: AddressLike, **options: Any) -> Connection:
+        """A client until ``exits`` ends."""
+        __tracebackhide__ = True
+        with _FailingThere():
+            return exits.enter_context(self.lab.connect(address, **options))
+
+    def made(self, fixture: str, thing: Any = None, **facts: Any) -> Made:
+        """Note what a fixture has made."""
+        made = Made(fixture, where_called(), thing, **facts)
+        made_for(self.node).append(made)
+        return made
+
+    def tell_left(self, line: str) -> None:
+        """Something was left behind."""
+        if mode_of(self.node) != "off":
+            self.node.stash.setdefault(left_behind, []).append(line)
 
 
 def granted(config: pytest.Config) -> AbstractContextManager[None]:
@@ -98,54 +107,62 @@ def granted(config: pytest.Config) -> AbstractContextManager[None]:
     return leaks.granted()
 
 
-def _tell_left(node: pytest.Item, line: str) -> None:
-    if mode_of(node) != "off":
-        node.stash.setdefault(left_behind, []).append(line)
+@pytest.fixture
+def _uds_test(request: pytest.FixtureRequest, uds: Lab) -> Iterator[_Test]:
+    # The only one that takes request, which costs pytest as much as a fixture.
+    request.node.stash[REQUEST] = request
+    with ExitStack() as last:
+        yield _Test(request.node, uds, last)
 
 
 @pytest.fixture
-def _uds_last(uds: Lab) -> Iterator[ExitStack]:
-    """What is undone when all servers, processes and clients of the test have ended, in whatever order it names its
-    fixtures: the directories of its paths."""
-    with ExitStack() as exits:
-        yield exits
+def uds_backend(_uds_test: _Test) -> str:
+    """Where the servers of a test run: ``thread``, ``process`` or ``container``. Parametrise or override it."""
+    return str(backend_of(_uds_test.node, _uds_test.settings))
 
 
 @pytest.fixture
-def _uds_maker(
-    request: pytest.FixtureRequest, uds: Lab, uds_backend: str, uds_distro: str, _uds_last: ExitStack
-) -> _Maker:
-    return _Maker(request, uds, uds_backend, uds_distro)
+def uds_type() -> str:
+    """The socket type of a test: ``stream``, ``datagram`` or ``seqpacket``. Parametrise or override it."""
+    return "stream"
 
 
 @pytest.fixture
-def make_uds_path(_uds_maker: _Maker, _uds_last: ExitStack) -> Callable[..., str]:
+def uds_distro(_uds_test: _Test) -> str:
+    """The distribution whose base image the containers of a test are of. Parametrise or override it."""
+    return str(_uds_test.settings.lab.distro)
+
+
+@pytest.fixture
+def make_uds_path(_uds_test: _Test, uds_backend: str, uds_distro: str) -> Callable[..., str]:
     """``make_uds_path(name=None, mode=0o700, group=None)``: a path where nothing is, in a fresh private directory of
     this mode and group. It fits in ``sun_path`` everywhere, whatever TMPDIR or the test's name, and a server in this
     test's backend can bind it. When the test fails, a copy of the directory's files is kept, as with ``tmp_path``."""
+    backend = _uds_test.prepare(uds_backend, uds_distro)
 
     def make(name: str | None = None, *, mode: int = 0o700, group: int | str | None = None) -> str:
         __tracebackhide__ = True
-        where = {"backend": _uds_maker.backend, "distro": _uds_maker.distro}
+        last = _uds_test.last
         with _FailingThere():
-            path = _uds_last.enter_context(_uds_maker.lab.path(name, mode=mode, group=group, **where))
+            path = last.enter_context(
+                _uds_test.lab.path(name, mode=mode, group=group, backend=backend, distro=uds_distro)
+            )
         directory = os.path.dirname(path)
-        _uds_maker.made("make_uds_path", directory=directory)
-        _uds_last.callback(_tell_sockets, _uds_maker, directory, made_for(_uds_maker.node)[-1])
+        last.callback(_tell_sockets, _uds_test, directory, _uds_test.made("make_uds_path", directory=directory))
         return path
 
     return make
 
 
-def _tell_sockets(maker: _Maker, directory: str, made: Made) -> None:
+def _tell_sockets(test: _Test, directory: str, made: Made) -> None:
     from udslab.state import status
 
-    things = made_for(maker.node)
+    things = made_for(test.node)
     expected = {other.thing.path for other in things if other.may_leave or getattr(other.thing, "killed", False)}
     for entry in os.scandir(directory) if os.path.isdir(directory) else ():
         if stat.S_ISSOCK(entry.stat(follow_symlinks=False).st_mode) and entry.path not in expected:
             found = status(entry.path, owners=True)
-            _tell_left(maker.node, f"socket file {entry.path} ({found.describe()}), in the directory {made}")
+            test.tell_left(f"socket file {entry.path} ({found.describe()}), in the directory {made}")
 
 
 @pytest.fixture
@@ -154,45 +171,51 @@ def uds_path(make_uds_path: Callable[..., str]) -> str:
     return make_uds_path()
 
 
-@pytest.fixture
-def make_uds_server(_uds_maker: _Maker, uds_type: str) -> Iterator[Callable[..., RunningServer]]:
-    """``make_uds_server(service="upper", path=None, *, handler=None, type=…, abstract=False, **options)``: a server of
-    a service, or of a handler, on a fresh path unless one is given: see :meth:`udslab.lab.Lab.server`."""
+@contextmanager
+def _servers(test: _Test, fixture: str, backend: str, type: str, distro: str) -> Iterator[Callable[..., RunningServer]]:
+    wanted = test.prepare(backend, distro)
+    mine: list[Made] = []
     with ExitStack() as exits:
 
         def make(service: Any = None, path: AddressLike | None = None, **options: Any) -> RunningServer:
-            options = {"type": uds_type, "backend": _uds_maker.backend, "distro": _uds_maker.distro, **options}
+            options = {"type": type, "backend": wanted, "distro": distro, **options}
             __tracebackhide__ = True
-            undo = exits.enter_context(ExitStack())
             try:
                 with _FailingThere():
-                    server = undo.enter_context(_uds_maker.lab.server(service, path, **options))
+                    server = exits.enter_context(test.lab.server(service, path, **options))
             except Unsupported as error:
-                lacking(_uds_maker.settings, _uds_maker.backend, str(error))
-            _uds_maker.made("make_uds_server", server)
-            made = made_for(_uds_maker.node)[-1]
-
-            @exits.callback
-            def end() -> None:
-                undo.close()
-                for failure in server.failures:
-                    if not made.has_told(failure):
-                        raise failure
-
+                lacking(test.settings, wanted, str(error))
+            mine.append(test.made(fixture, server))
             return server
 
         yield make
+    for made in mine:
+        for failure in made.thing.failures:
+            if not made.has_told(failure):
+                raise failure
 
 
 @pytest.fixture
-def uds_server(request: pytest.FixtureRequest, make_uds_server: Callable[..., RunningServer]) -> RunningServer:
+def make_uds_server(
+    _uds_test: _Test, uds_backend: str, uds_type: str, uds_distro: str
+) -> Iterator[Callable[..., RunningServer]]:
+    """``make_uds_server(service="upper", path=None, *, handler=None, type=…, abstract=False, **options)``: a server of
+    a service, or of a handler, on a fresh path unless one is given: see :meth:`udslab.lab.Lab.server`."""
+    with _servers(_uds_test, "make_uds_server", uds_backend, uds_type, uds_distro) as make:
+        yield make
+
+
+# Not by its factory, nor is uds_client: each fixture more costs pytest as much as the thread that serves.
+@pytest.fixture
+def uds_server(_uds_test: _Test, uds_backend: str, uds_type: str, uds_distro: str) -> Iterator[RunningServer]:
     """A server that listens: of what ``@pytest.mark.uds(service=…)`` says, otherwise of ``upper``, which answers in
     capitals."""
-    return make_uds_server(service_of(request.node))
+    with _servers(_uds_test, "uds_server", uds_backend, uds_type, uds_distro) as make:
+        yield make(service_of(_uds_test.node))
 
 
 @pytest.fixture
-def make_uds_client(uds: Lab, uds_type: str, _uds_last: ExitStack) -> Iterator[Callable[..., Connection]]:
+def make_uds_client(_uds_test: _Test, uds_type: str) -> Iterator[Callable[..., Connection]]:
     """``make_uds_client(path, *, type=…, timeout=30.0, bind=None)``: a ``socket.socket`` that is connected to a server
     of the lab's or to any path, and closed after the test: see :meth:`udslab.lab.Lab.connect`."""
     with ExitStack() as exits:
@@ -200,55 +223,48 @@ def make_uds_client(uds: Lab, uds_type: str, _uds_last: ExitStack) -> Iterator[C
         def make(path: AddressLike | RunningServer, **options: Any) -> Connection:
             from udslab.lab import RunningServer
 
-            if isinstance(path, RunningServer):
-                options = {"type": path.type, **options}
-                path = path.address
             __tracebackhide__ = True
-            with _FailingThere():
-                return exits.enter_context(uds.connect(path, **{"type": uds_type, **options}))
+            if isinstance(path, RunningServer):
+                return _uds_test.connect(exits, path.address, **{"type": path.type, **options})
+            return _uds_test.connect(exits, path, **{"type": uds_type, **options})
 
         yield make
 
 
 @pytest.fixture
-def uds_client(uds_server: RunningServer, make_uds_client: Callable[..., Connection]) -> Connection:
+def uds_client(_uds_test: _Test, uds_server: RunningServer) -> Iterator[Connection]:
     """A client that is connected to ``uds_server``."""
-    return make_uds_client(uds_server)
+    with ExitStack() as exits:
+        yield _uds_test.connect(exits, uds_server.address, type=uds_server.type)
 
 
 @pytest.fixture
-def make_uds_process(
-    request: pytest.FixtureRequest, uds: Lab, _uds_last: ExitStack
-) -> Iterator[Callable[..., RunningProcess]]:
+def make_uds_process(_uds_test: _Test) -> Iterator[Callable[..., RunningProcess]]:
     """``make_uds_process(command, path=None, *, ready=LISTENING, timeout=10.0, env=None, cwd=None, umask=None,
     stop_signal=SIGTERM, expect_left=False)``: your own server, with its path for ``{socket}`` in its command. It runs
     outside of pytest's process, is followed through its forks, and serves when this returns; with ``image="…"`` in a
     container of your own image: see :meth:`udslab.lab.Lab.process`. What it
     leaves at its end, a socket file or a process, is a leak unless that is expected."""
-    node: pytest.Item = request.node
+    lab = _uds_test.lab
     with ExitStack() as exits:
 
         def make(
             command: Command, path: str | os.PathLike[str] | None = None, *, expect_left: bool = False, **options: Any
         ) -> RunningProcess:
             __tracebackhide__ = True
-            try:
-                with granted(request.config):
-                    uds.prepare(Backend.PROCESS) if options.get("image") is None else uds.session()
-            except (EngineError, Unsupported) as error:
-                lacking(request.config.stash[SETTINGS], Backend.CONTAINER, str(error))
+            with _uds_test.lacking(Backend.CONTAINER), granted(_uds_test.node.config):
+                lab.prepare(Backend.PROCESS) if options.get("image") is None else lab.session()
             undo = exits.enter_context(ExitStack())
             with _FailingThere():
-                process = undo.enter_context(uds.process(command, path, **options))
-            made = Made("make_uds_process", where_called(), process, may_leave=expect_left)
-            made_for(node).append(made)
+                process = undo.enter_context(lab.process(command, path, **options))
+            made = _uds_test.made("make_uds_process", process, may_leave=expect_left)
 
             @exits.callback
             def end() -> None:
                 undo.close()
                 if not expect_left:
                     for line in process.left:
-                        _tell_left(node, f"{line}, {made}")
+                        _uds_test.tell_left(f"{line}, {made}")
 
             return process
 
@@ -256,7 +272,7 @@ def make_uds_process(
 
 
 @pytest.fixture
-def make_uds_obstacle(uds: Lab, _uds_last: ExitStack) -> Callable[..., PlacedObstacle]:
+def make_uds_obstacle(_uds_test: _Test) -> Callable[..., PlacedObstacle]:
     """``make_uds_obstacle(kind, path=None)``: puts something in the way of a server, at ``path`` or at a fresh one;
     gives its ``kind`` and the ``path`` that it is in the way of. The kinds are those of
     :class:`udslab.obstacles.Obstacle`."""
@@ -265,7 +281,7 @@ def make_uds_obstacle(uds: Lab, _uds_last: ExitStack) -> Callable[..., PlacedObs
         __tracebackhide__ = True
         try:
             with _FailingThere():
-                return _uds_last.enter_context(uds.obstacle(kind, path))
+                return _uds_test.last.enter_context(_uds_test.lab.obstacle(kind, path))
         except Unsupported as error:
             pytest.skip(str(error))
 

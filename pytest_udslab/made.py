@@ -17,8 +17,7 @@ import udslab
 
 __all__ = ["Made", "made_for", "report_sections", "where_called"]
 
-_PACKAGES = tuple(os.path.dirname(os.path.abspath(module.__file__ or "")) + os.sep for module in (udslab, pytest))
-_OURS = os.path.dirname(os.path.abspath(__file__)) + os.sep
+_OURS = tuple(os.path.dirname(os.path.abspath(file)) + os.sep for file in (__file__, udslab.__file__))
 _PLUGGY = os.sep + "pluggy" + os.sep
 _LONGEST = 1 << 20
 """Bytes of a file that are kept of a test that has failed."""
@@ -58,7 +57,7 @@ def made_for(node: pytest.Item) -> list[Made]:
 def where_called() -> str:
     """The file and line, outside of this package, from which this is called; empty if that is pytest."""
     frame: FrameType | None = sys._getframe(1)
-    while frame is not None and frame.f_code.co_filename.startswith((_OURS, *_PACKAGES[:1])):
+    while frame is not None and frame.f_code.co_filename.startswith(_OURS):
         frame = frame.f_back
     while frame is not None and frame.f_code.co_filename.endswith("contextlib.py"):
         frame = frame.f_back
@@ -68,18 +67,19 @@ def where_called() -> str:
 
 
 def report_sections(
-    node: pytest.Item, factory: pytest.TempPathFactory | None, shown: BaseException | None
+    node: pytest.Item, request: pytest.FixtureRequest, shown: BaseException | None
 ) -> list[tuple[str, str]]:
-    """What the report of a failed test says of its things: their logs, and where their files are kept. ``shown``: the
-    exception that the report shows, which may be that of a handler."""
+    """What the report of a failed test says of its things: their logs, and where their files are kept. ``request``: the
+    test's. ``shown``: the exception that the report shows, which may be that of a handler."""
     sections = []
     for made in made_for(node):
         told = shown is not None and shown in getattr(made.thing, "failures", ())
         log = made.thing.log() if hasattr(made.thing, "log") and not told else ""
         if log:
             sections.append((f"log of {made.thing!r}, {made}", log))
-        if made.directory is not None and factory is not None and os.path.isdir(made.directory):
+        if made.directory is not None and os.path.isdir(made.directory):
             name = re.sub(r"\W+", "_", node.name)[:30]
+            factory = request.getfixturevalue("tmp_path_factory")  # not before: each fixture costs every test
             kept = _keep(made.directory, str(factory.mktemp(f"{name}-uds")))
             if kept:
                 sections.append((f"directory of {made.fixture}", "\n".join(kept)))

@@ -11,10 +11,9 @@ import udslab
 from pytest_udslab import audit, leaks, options
 from pytest_udslab.audit import _uds_auditors, uds_audit
 from pytest_udslab.fixtures import (
-    FACTORY,
+    REQUEST,
     SETTINGS,
-    _uds_last,
-    _uds_maker,
+    _uds_test,
     make_uds_client,
     make_uds_obstacle,
     make_uds_path,
@@ -33,8 +32,7 @@ from pytest_udslab.made import made_for, report_sections
 
 __all__ = [
     "_uds_auditors",
-    "_uds_last",
-    "_uds_maker",
+    "_uds_test",
     "make_uds_client",
     "make_uds_obstacle",
     "make_uds_path",
@@ -118,5 +116,5 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[Any]) -> 
     report = yield
     if report.failed and call.when != "teardown" and made_for(item):
         shown = call.excinfo.value if call.excinfo else None
-        report.sections += report_sections(item, item.config.stash.get(FACTORY, None), shown)
+        report.sections += report_sections(item, item.stash[REQUEST], shown)
     return report

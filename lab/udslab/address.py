@@ -42,6 +42,8 @@ class AddressKind(Word):
 def printable(name: bytes) -> str:
     """The name on one line of any terminal: control characters and bytes that are not UTF-8 as ``\\xNN``."""
     text = name.decode("utf-8", "backslashreplace")
+    if text.isprintable():
+        return text
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 

@@ -16,7 +16,7 @@ from udslab.credentials import Credentials
 from udslab.deadline import Deadline
 from udslab.errors import PeerGone, Stage, TimedOut, UdsError, failure
 from udslab.socketfile import BoundSocket, SocketFile, open_directory, private_name, split
-from udslab.socktype import SocketType, open_socket
+from udslab.socktype import SocketType, open_as
 from udslab.support import need_af_unix
 
 __all__ = ["Connection", "connect"]
@@ -143,8 +143,7 @@ def _connect_through_inode(
 def _connect(
     address: Address, target: bytes, type: SocketType, timeout: float | None, bind: AddressLike | None
 ) -> Connection:
-    sock = open_socket(type)
-    connection = Connection(sock.family, type.constant, 0, fileno=sock.detach())
+    connection = open_as(Connection, type)
     try:
         if bind is not None:
             _bind_own(connection, bind)
@@ -160,9 +159,16 @@ def _connect(
 
 
 def _finish_connect(connection: Connection, target: bytes, deadline: Deadline) -> None:
-    # Not settimeout(), nor what setdefaulttimeout() has set: that makes the descriptor non-blocking, and then a full
-    # backlog is EAGAIN at once.
-    connection.setblocking(True)
+    # Where there is room nobody waits, and so no signal interrupts it.
+    connection.setblocking(False)
+    try:
+        connection.connect(target)
+        return
+    except BlockingIOError:
+        pass
+    finally:
+        # Not settimeout(), nor what setdefaulttimeout() has set: with that, too, a full backlog is EAGAIN at once.
+        connection.setblocking(True)
     try:
         while True:
             left = deadline.left()

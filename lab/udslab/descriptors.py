@@ -110,13 +110,13 @@ class Watch:
     """The inodes of this process's sockets, listed anew only if a gate says that some descriptor has changed.
 
     The gate counts the descriptors (Linux 6.2 and newer tell their number by one ``stat``), and compares the inodes of
-    those that it knows, so that one opened does not hide behind another one closed: of all of them up to :data:`EXACT`;
-    of more, those that came last and, asked to look further, some of the others in turn. What changes among those is
-    seen later: when the number changes, too, or their turn comes.
+    the sockets, and that the others still are none, so that one opened does not hide behind another one closed: of all
+    of them up to :data:`EXACT`; of more, those that came last and, asked to look further, some of the others in turn.
+    What changes among those is seen later: when the number changes, too, or their turn comes.
     """
 
     def __init__(self) -> None:
-        self._files: dict[int, int] = {}  # descriptor to inode, the last to come last
+        self._files: dict[int, int] = {}  # descriptor to inode, 0 for what is no socket; the last to come last
         self._known: list[tuple[int, int]] = []
         self._turn = 0
         self._sockets: dict[int, int] = {}
@@ -148,7 +148,9 @@ class Watch:
         fstat = _Real.fstat
         try:
             for fd, inode in known:
-                if fstat(fd).st_ino != inode:
+                found = fstat(fd)
+                # A file in the place of another file does not count: who captures output exchanges them all the time.
+                if (found.st_ino if found.st_mode & _S_IFMT == _S_IFSOCK else 0) != inode:
                     return False
         except OSError:  # EBADF
             return False
@@ -160,8 +162,9 @@ class Watch:
         for name in _Real.listdir(_FDS):
             with suppress(OSError):  # that of listdir itself, or closed meanwhile
                 found = _Real.fstat(int(name))
-                files[int(name)] = found.st_ino
-                if found.st_mode & _S_IFMT == _S_IFSOCK:
+                is_socket = found.st_mode & _S_IFMT == _S_IFSOCK
+                files[int(name)] = found.st_ino if is_socket else 0
+                if is_socket:
                     sockets.setdefault(found.st_ino, int(name))
         kept = {fd: inode for fd, inode in self._files.items() if files.get(fd) == inode}
         self._files = {**kept, **files}

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from udslab import mounts
 from udslab.socktype import SocketType
 
-__all__ = ["Entry", "describe", "holders", "listing", "sockets_bound_to"]
+__all__ = ["Entry", "describe", "holders", "listing", "sockets_bound_to", "sockets_of"]
 
 # linux/netlink.h, linux/sock_diag.h, linux/unix_diag.h
 _NETLINK_SOCK_DIAG = 4
@@ -100,7 +100,7 @@ def _query(inode: int, flags: int) -> Iterator[Entry]:
         header = _HEADER.pack(_HEADER.size + len(request), _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST | flags, 1, 0)
         netlink.send(header + request)
         while True:
-            data = netlink.recv(1 << 18)
+            data = netlink.recv(1 << 18 if flags & _NLM_F_DUMP else 1 << 12)
             at = 0
             while at + _HEADER.size <= len(data):
                 length, kind, *_rest = _HEADER.unpack_from(data, at)
@@ -188,6 +188,22 @@ def holders(inodes: set[int]) -> list[int]:
     with suppress(OSError):  # no /proc
         return sorted(int(pid) for pid in os.listdir(b"/proc") if pid.isdigit() and _holds(pid, wanted))
     return []
+
+
+def sockets_of(pid: int) -> set[int]:
+    """The inode numbers of the sockets that a process has open; none if it has exited, or may not be looked at."""
+    directory = f"/proc/{pid}/fd/"
+    found = set()
+    with suppress(OSError):
+        for descriptor in os.listdir(directory):
+            with suppress(OSError):  # closed meanwhile
+                match = _SOCKET.fullmatch(os.readlink(directory + descriptor))
+                if match:
+                    found.add(int(match[1]))
+    return found
+
+
+_SOCKET = re.compile(r"socket:\[(\d+)\]")
 
 
 def _holds(pid: bytes, wanted: set[bytes]) -> bool:

@@ -63,6 +63,7 @@ class Stage(Enum):
     SERVICE = ("service", None)
     ENGINE = ("container engine", None)
     AGENT = ("agent", None)
+    REPORT = ("report", None)
 
     def __init__(self, word: str, code: int | None) -> None:
         self.word = word

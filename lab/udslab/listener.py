@@ -34,7 +34,7 @@ from udslab.socketfile import (
     rename_noreplace,
     split,
 )
-from udslab.socktype import SocketType, open_socket
+from udslab.socktype import SocketType, open_as
 from udslab.state import OVERLAY_NOTE, State, Status, examine, pin
 from udslab.word import Word
 
@@ -259,7 +259,7 @@ class _Maker:
 
     def _attempt(self, dir_fd: int, name: bytes) -> BoundSocket:
         """A socket that is bound, set up and finished; OSError of the bind itself, with nothing left behind."""
-        sock = BoundSocket.adopt(open_socket(self.type))
+        sock = open_as(BoundSocket, self.type)
         try:
             if self.mode is not None and self.address.is_pathname:
                 # The file gets the socket's own mode & ~umask (unix_bind_bsd), so that it is never too open. The

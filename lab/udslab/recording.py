@@ -66,10 +66,11 @@ class Recorder:
 
     def connected(self, credentials: Credentials | None, address: str) -> int:
         """A client has come; its number."""
-        ids = credentials and [credentials.pid, credentials.uid, credentials.gid]
+        ids = "null" if credentials is None else f"[{credentials.pid},{credentials.uid},{credentials.gid}]"
+        client = f'"credentials":{ids},"address":{json.dumps(address)}'.encode()
         with self._lock:
             number = self._last + 1
-            self._append(json.dumps({"number": number, "credentials": ids, "address": address}).encode() + b"\n")
+            self._append(b'{"number":%d,%b}\n' % (number, client))
             self._last = number
         return number
 

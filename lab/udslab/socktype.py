@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import builtins
 import socket
+from typing import TypeVar
 
 from udslab.errors import Stage, failure
 from udslab.support import need_af_unix
 from udslab.word import Word
 
-__all__ = ["SocketType", "open_pair", "open_socket"]
+__all__ = ["SocketType", "open_as", "open_pair", "open_socket"]
+
+_Socket = TypeVar("_Socket", bound=socket.socket)
 
 
 class SocketType(Word):
@@ -40,13 +44,15 @@ class SocketType(Word):
     @classmethod
     def of(cls, number: int) -> SocketType:
         """The type that a number of socket(2) means. Raises ValueError for another."""
-        return cls(number)  # type: ignore[arg-type]  # _missing_ takes numbers
+        return _OF_NUMBER.get(number) or cls(number)  # type: ignore[arg-type]  # which refuses it
 
     @property
     def connects(self) -> bool:
         """Whether a server of this type listens and accepts (all but datagram)."""
         return self is not SocketType.DGRAM
 
+
+_OF_NUMBER: dict[int, SocketType] = {type.constant: type for type in SocketType}
 
 # Missing on Windows. Plain ints, for an IntEnum costs microseconds in status().
 _AF_UNIX = int(getattr(socket, "AF_UNIX", 0))
@@ -60,9 +66,14 @@ def open_socket(type: SocketType, *, blocking: bool = True) -> socket.socket:
     :class:`~udslab.errors.UdsError` of stage ``socket`` (EMFILE, ENFILE, ENOBUFS; EPROTONOSUPPORT for
     seqpacket on macOS).
     """
+    return open_as(socket.socket, type, blocking=blocking)
+
+
+def open_as(kind: builtins.type[_Socket], type: SocketType, *, blocking: bool = True) -> _Socket:
+    """The same, an instance of the class ``kind``."""
     need_af_unix()
     try:
-        return socket.socket(_AF_UNIX, type.constant if blocking else type.constant | _NONBLOCK)
+        return kind(_AF_UNIX, type.constant if blocking else type.constant | _NONBLOCK)
     except OSError as error:
         raise failure(Stage.SOCKET, error) from error
 

@@ -152,6 +152,18 @@ def test_one_that_hides_behind_a_file_is_seen(others, sockets):
     assert os.fstat(new.fileno()).st_ino in watch.look()
 
 
+def test_a_file_in_the_place_of_another_file_is_no_change(others):
+    file, other = os.open("/", os.O_RDONLY), os.open(os.devnull, os.O_RDONLY)
+    try:
+        watch = Watch()
+        first = watch.look()
+        os.dup2(other, file)
+        assert watch.look() is first
+    finally:
+        os.close(file)
+        os.close(other)
+
+
 def test_among_many_an_old_one_that_closes_is_seen_in_its_turn(sockets):
     many = [sockets.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(300)]
     watch = Watch()

@@ -132,7 +132,7 @@ def test_words_are_the_textbooks():
 
 def test_stages_with_the_same_code_are_different_stages():
     # Members of an Enum with equal values are one.
-    assert len({stage.word for stage in Stage}) == len(Stage) == 17
+    assert len({stage.word for stage in Stage}) == len(Stage) == 18
 
 
 def test_stages_without_a_classic_code_have_none():

@@ -13,7 +13,8 @@ import sys
 import pytest
 
 from udslab import AddressKind, FileKind, OnExisting, SocketType, State
-from udslab.socktype import open_pair, open_socket
+from udslab.socketfile import BoundSocket
+from udslab.socktype import open_as, open_pair, open_socket
 
 ENUMERATIONS = [AddressKind, FileKind, OnExisting, SocketType, State]
 
@@ -79,7 +80,8 @@ def test_another_type_is_refused(other):
 def test_sockets_are_made_close_on_exec_and_of_the_type(sockets, type):
     ends = [sockets.enter_context(end) for end in open_pair(type)]
     single = sockets.enter_context(open_socket(type))
-    unblocking = sockets.enter_context(open_socket(type, blocking=False))
+    unblocking = sockets.enter_context(open_as(BoundSocket, type, blocking=False))
+    assert isinstance(unblocking, BoundSocket)
     for sock in (*ends, single, unblocking):
         assert (sock.family, sock.type, sock.get_inheritable()) == (socket.AF_UNIX, type.constant, False)
     assert [sock.getblocking() for sock in (*ends, single, unblocking)] == [False, False, True, False]

@@ -623,11 +623,24 @@ def test_a_failed_tests_report_has_its_servers_logs(inner):
     """
     result = inner(source, files={"services": SERVICES})
     result.assert_outcomes(failed=2, passed=1)
-    name = "log of <stream server on /UDS/s in a process, pid N>, made by make_uds_server"
-    assert inner.logs() == [name, f"{name} at test_x.py:{inner.line('def mine') + 1}"]
+    name = "log of <stream server on /UDS/s in a process, pid N>, made by"
+    where = f"test_x.py:{inner.line('def mine') + 1}"
+    assert inner.logs() == [f"{name} uds_server", f"{name} make_uds_server at {where}"]
     assert result.outlines.count("asked what?") == 2
     assert result.outlines.index("asked what?") > next(n for n, x in enumerate(result.outlines) if "log of <" in x)
     result.stdout.no_fnmatch_line("*unheard*")
+
+
+def test_a_server_and_a_client_take_few_fixtures(inner):
+    """Each costs pytest, at every test, about as much as a round trip."""
+    inner(
+        """
+        FEW = {"uds", "_uds_test", "uds_backend", "uds_distro", "uds_type", "uds_server", "uds_client", "request"}
+
+        def test_it(uds_server, uds_client, request):
+            assert set(request.fixturenames) == FEW
+        """
+    ).assert_outcomes(passed=1)
 
 
 # Clients

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import getpass
 import os
-from collections.abc import Mapping
 from typing import Any
 
 from udslab import __version__
@@ -96,7 +95,8 @@ class Auditor:
             return ""
         try:
             with self.host.directory() as directory:
-                process = self.host.start(command, env=_plain_environment(), cwd=directory)
+                env = {**os.environ, "HOME": directory, "TMPDIR": directory}
+                process = self.host.start(command, env=env, cwd=directory)
                 try:
                     process.gone_within(_VERSION_LIMIT)
                     lines = [line.strip() for line in process.output().splitlines() if line.strip()]
@@ -107,7 +107,3 @@ class Auditor:
             raise
         except UdsError:
             return ""
-
-
-def _plain_environment() -> Mapping[str, str]:
-    return dict(os.environ)

@@ -12,6 +12,8 @@ from typing import Any, Protocol
 
 from udslab import diag
 from udslab.address import Address
+from udslab.audit.asking import answers
+from udslab.audit.ping import Ping
 from udslab.audit.subject import Places, Subject
 from udslab.deadline import Deadline, now
 from udslab.errors import AgentGone, TimedOut, UdsError
@@ -19,13 +21,21 @@ from udslab.ready import LISTENING, Condition, Readiness, file_of
 from udslab.state import State, Status, status
 from udslab.word import Word
 
-__all__ = ["Host", "Instance", "Run", "Scene", "Server", "Skipped", "Start", "User"]
+__all__ = ["Claim", "Host", "Instance", "Pinned", "Run", "Scene", "Server", "Skipped", "Start", "User"]
 
 LEAST_PATIENCE = 10.0
 """Seconds after which "it did not happen" may be said, at the least."""
 START_LIMIT = 30.0
 """Seconds that a server gets for the start by which its patience is measured."""
 _SETUP_LIMIT = 120.0
+_RESTLESS = 3.0
+"""Seconds for which a server is waited to come to rest: some never do."""
+_LAUNCHED = 1.5
+"""Seconds in which the first process may end that has left serving to another one: who makes a daemon of it does."""
+_TABLES = 2.0
+"""Seconds for which the kernel's tables are asked: their dumps can miss a socket that lives."""
+_LOOK_AGAIN = 0.03
+"""Seconds between two looks at whether it has."""
 _LONGEST_LINE = 300
 """Of a server's log in the evidence, in characters."""
 
@@ -44,6 +54,17 @@ class Start(Word):
     """It lives, and did not serve the path for as long as it was waited."""
 
 
+class Claim(Word):
+    """What a server that runs has bound, of its path."""
+
+    NONE = "none"
+    BY_NAME = "by-name"
+    """A socket that serves, by the very name."""
+    BY_ANOTHER_NAME = "by-another-name"
+    """A socket that serves, by another name in the directory, and its file is gone: it was renamed into place and then
+    replaced, or it will be closed at once by who has found out that the path is taken."""
+
+
 @dataclass(frozen=True)
 class User:
     """Whom a server runs as, if that is not who audits."""
@@ -57,6 +78,9 @@ class User:
 class Server(Protocol):
     """A process with all that it leaves behind: :class:`udslab.remote.SupervisedProcess`, or a container's."""
 
+    pid: int
+    """Of its first process."""
+
     @property
     def name(self) -> str:
         """What it is called in messages."""
@@ -67,6 +91,9 @@ class Server(Protocol):
 
     def output(self) -> str:
         """What it has written."""
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait until its first process has exited. Raises :class:`~udslab.errors.TimedOut`."""
 
     def gone(self) -> str | None:
         """How it has ended, in words; None while any of it lives."""
@@ -172,7 +199,17 @@ class Run:
 
     def settle(self, condition: Condition = LISTENING) -> Start:
         """Wait until it serves its path by another file than was served before, or nothing of it lives, or patience is
-        at its end; with that in the evidence."""
+        at its end; with that in the evidence. One that serves has come to rest, too."""
+        start = self._wait(condition)
+        if start is Start.SERVES:
+            self._rest()
+            if self.gone:
+                self._scene.note(f"{self.name} {self.how()} soon after")
+                return Start.EXITED
+            self.file = file_of(Address.parse(self.path))
+        return start
+
+    def _wait(self, condition: Condition) -> Start:
         try:
             with Readiness(self.path, (condition,), others=self._others) as readiness:
                 found = readiness.wait(self.process, self._scene.patience)
@@ -187,8 +224,8 @@ class Run:
             self._scene.quote(self)
             return Start.EXITED
         self.took = now() - self.started
-        self.file = file_of(Address.parse(self.path))
-        self._scene.note(f"{self.name} serves the path after {self.took:.2f} s: {_describe(found)}")
+        what = "the path" if found.serving else "something"
+        self._scene.note(f"{self.name} serves {what} after {self.took:.2f} s; the path: {_describe(found)}")
         return Start.SERVES
 
     @property
@@ -206,6 +243,34 @@ class Run:
     def how(self) -> str:
         """How it has ended, in words."""
         return self.process.gone() or "runs"
+
+    def _rest(self) -> None:
+        """Wait until it answers a ping, if there is one, and then until it has come to rest, for some seconds at the
+        most: the same processes as before, all asleep, and no processor time used meanwhile. One that serves may yet
+        have to install its handlers of signals, to become a daemon, or to put another socket into the place."""
+        if isinstance(self._scene.subject.ping, Ping):
+            answers(self.path, self._scene.subject.ping, self._scene.subject.type, self._scene.patience)
+        self._outlive_launcher()
+        deadline = Deadline(_RESTLESS)
+        before: object = None
+        while not deadline.passed and not self.gone:
+            at_rest = {pid: _sleeps(pid) for pid in self.pids}
+            if at_rest and at_rest == before and None not in at_rest.values():
+                return
+            before = at_rest
+            self.process.gone_within(_LOOK_AGAIN)
+
+    def _outlive_launcher(self) -> None:
+        """If it is not the first process that serves, wait whether that one ends."""
+        pids = self.pids
+        first = self.process.pid
+        if len(pids) < 2 or first not in pids:
+            return
+        with suppress(OSError), _pinned_through(self.path) as fd:
+            bound = {entry.inode for entry in diag.sockets_bound_to(fd)}
+            if not bound & diag.sockets_of(first):
+                with suppress(TimedOut):
+                    self.process.wait(_LAUNCHED)
 
     def send(self, number: int) -> None:
         """Send a signal to its main process, or if that has exited to those that it has left."""
@@ -253,19 +318,53 @@ class Run:
                 lines += file.read().splitlines()
         return [line for line in lines if line.strip()]
 
-    def claims(self) -> bool:
-        """Whether it has a socket that it has bound to its path and serves by, wherever the path leads now."""
-        pids = set(self.pids)
-        name = os.fsencode(self.path)
-        mine = {
-            entry.inode
-            for entry in diag.listing()
-            if entry.name is not None
+    def sockets(self) -> set[int]:
+        """The inode numbers of the sockets that its processes have open."""
+        return set().union(*map(diag.sockets_of, self.pids))
+
+    def claims(self) -> Claim:
+        """Whether it serves by a socket that it has bound to its path, wherever the path leads now."""
+        sockets = self.sockets()
+        directory, name = os.path.split(os.fsencode(self.path))
+        found = Claim.NONE
+        for entry in diag.listing():
+            if entry.inode not in sockets or entry.name is None or not (entry.listening or not entry.type.connects):
+                continue
             # A relative name, too: it may have changed its directory.
-            and (entry.name == name or (entry.name[:1] not in (b"/", b"\0") and name.endswith(b"/" + entry.name)))
-            and (entry.listening or not entry.type.connects)
-        }
-        return any(pids & set(diag.holders({inode})) for inode in mine)
+            where, bound = os.path.split(entry.name)
+            if where in (directory, b"") and bound == name:
+                return Claim.BY_NAME
+            if where in (directory, b"") and entry.file is not None and entry.file[1] not in _inodes(directory):
+                found = Claim.BY_ANOTHER_NAME
+        return found
+
+
+def _inodes(directory: bytes) -> set[int]:
+    """The inodes of what is in a directory, as sock_diag has them: 32 bits."""
+    with os.scandir(directory) as entries:
+        return {entry.inode() & 0xFFFFFFFF for entry in entries}
+
+
+class Pinned:
+    """A file, a directory or a link that is held on to, so that no other one gets its number. A context manager."""
+
+    def __init__(self, path: str) -> None:
+        self._fd = os.open(path, os.O_PATH | os.O_NOFOLLOW)
+        self._was = os.fstat(self._fd)
+
+    def is_at(self, path: str) -> bool:
+        """Whether the path leads to it, and not to another file."""
+        try:
+            found = os.lstat(path)
+        except OSError:
+            return False
+        return (found.st_dev, found.st_ino) == (self._was.st_dev, self._was.st_ino)
+
+    def __enter__(self) -> Pinned:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        os.close(self._fd)
 
 
 class Scene:
@@ -328,7 +427,7 @@ class Scene:
         return made
 
     def _set_up(self, instance: Instance, command: list[str]) -> None:
-        env = {**self.env, "HOME": instance.dir}
+        env = {**self.env, "HOME": instance.dir, "TMPDIR": instance.dir}
         process = self.host.start(command, env=env, cwd=instance.dir)
         try:
             ended = process.gone_within(_SETUP_LIMIT)
@@ -362,23 +461,31 @@ class Scene:
 
         Raises Skipped if that cannot be told."""
         where = path or self.path
-        deadline = Deadline(2.0)
-        while True:
-            found = status(where, owners=True)
-            if not found.serving:
-                return None
+        deadline = Deadline(_TABLES)
+        while status(where).serving:
             file = file_of(Address.parse(where))
+            # The number of a file cannot be another's as long as a socket is bound to it.
+            known = next((run for run in runs if run.file is not None and run.file == file and not run.gone), None)
+            if known is not None:
+                return known
+            if self.host.is_image:  # whose processes cannot be seen from here
+                return next((run for run in reversed(runs) if run.file is None and not run.gone), None)
+            with _pinned_through(where) as fd:
+                bound = {entry.inode for entry in diag.sockets_bound_to(fd)}
             for run in runs:
-                # The number of a file cannot be another's as long as a socket is bound to it.
-                if not run.gone and (run.file == file or set(run.pids) & set(found.pids or ())):
+                if bound & run.sockets():
                     return run
-            if found.pids or deadline.passed:
+            if bound or deadline.passed:
                 break
-        if self.host.is_image:  # whose processes cannot be seen from here
-            return next((run for run in reversed(runs) if not run.gone and run.file is None), None)
-        if not found.pids:
+        else:
+            return None
+        if not bound:
             raise Skipped("who serves the path cannot be told: the kernel's tables do not show it")
         return None
+
+    def pin(self, path: str) -> Pinned:
+        """The file at a path, by whose number it can be known until the end of the scene."""
+        return self._exits.enter_context(Pinned(path))
 
     def sockets(self, directory: str) -> list[str]:
         """The names of the socket files in a directory."""
@@ -397,6 +504,24 @@ class Scene:
         finally:
             os.chown(directory, before.st_uid, before.st_gid)
             os.chmod(directory, before.st_mode & 0o7777)
+
+
+@contextmanager
+def _pinned_through(path: str) -> Iterator[int]:
+    """What a path leads to, through links, by an O_PATH descriptor."""
+    fd = os.open(path, os.O_PATH)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _sleeps(pid: int) -> float | None:
+    """The processor time that a process has used, in ticks, if it sleeps; None if it runs, or has ended."""
+    with suppress(OSError, IndexError), open(f"/proc/{pid}/stat") as file:
+        fields = file.read().rpartition(")")[2].split()
+        return float(fields[11]) + float(fields[12]) if fields[0] == "S" else None  # proc_pid_stat(5): 3, 14, 15
+    return None
 
 
 def _is_socket(entry: os.DirEntry[str]) -> bool:

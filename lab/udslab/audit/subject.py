@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import cache
 from typing import Any, Union
 
 from udslab.audit.ping import PRESETS, Ping
 from udslab.errors import ServiceError
 from udslab.processes import split_command
 from udslab.socktype import SocketType
+from udslab.spawn import Process
 
 __all__ = ["Places", "Subject"]
 
@@ -62,6 +64,10 @@ class Subject:
     """A command that prints its version, in the first line."""
     get: str = ""
     """How to get it, if it is not installed."""
+    modules: Sequence[str] = ()
+    """Python modules that its programs import: those that ``python3`` has not got are missing, too."""
+    note: str = ""
+    """What is to be known about it, such as why it has no ping."""
     root_command: Sequence[str] = ()
     """A command for root, with the server's own option to become an ordinary user; for the probe privilege-drop."""
     image: str = ""
@@ -81,6 +87,8 @@ class Subject:
             if ping not in PRESETS:
                 raise ServiceError(f"no ping is called {ping!r}", f"there are {', '.join(PRESETS)}")
             ping = PRESETS[ping]
+        if self.type not in list(SocketType):
+            raise ServiceError(f"no type of socket is called {self.type!r}", f"there are {', '.join(SocketType)}")
         for name, value in (
             ("command", words),
             ("name", self.name or words[0].rpartition("/")[2]),
@@ -102,15 +110,73 @@ class Subject:
             raise ServiceError(f"the subject {name} has {', '.join(sorted(unknown))}, which no subject has")
         if "command" not in table:
             raise ServiceError(f"the subject {name} has no command")
-        given = dict(table)
-        ping = given.get("ping")
-        if isinstance(ping, Mapping):
+        for key, value in table.items():
+            form, fits = _FORMS.get(key, _TEXT)
+            if not fits(value):
+                raise ServiceError(f"the subject {name} has a {key} that is not {form}")
+        given = {"name": name, **table}
+        if isinstance(given.get("ping"), Mapping):
             # One byte for each character, so that "\u0000" can be written in TOML.
-            given["ping"] = Ping(*(str(ping.get(key, "")).encode("latin-1") for key in ("send", "expect")))
-        return cls(**{"name": name, **given})
+            given["ping"] = Ping(*(given["ping"].get(key, "").encode("latin-1") for key in ("send", "expect")))
+        return cls(**given)
 
     def missing(self) -> str:
-        """The program that is not installed; empty if it is there, or is in an image."""
+        """The programs and Python modules that are not installed; empty if all are there, or are in an image."""
+        if self.image:
+            return ""
         programs = {command[0] for command in (self.command, *self.setup) if "{" not in command[0]}
-        absent = sorted(program for program in programs if not self.image and shutil.which(program) is None)
+        absent = sorted(program for program in programs if shutil.which(program) is None)
+        if self.modules and not absent:
+            absent += _absent_modules(tuple(self.modules))
         return ", ".join(absent)
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, list) and all(map(_is_text, value))
+
+
+def _is_table(value: object) -> bool:
+    return isinstance(value, Mapping) and all(map(_is_text, value.values()))
+
+
+def _is_command(value: object) -> bool:
+    return _is_text(value) or _is_list(value)
+
+
+def _is_ping(value: object) -> bool:
+    if _is_text(value):
+        return True
+    if not isinstance(value, Mapping) or not _is_table(value) or not value.get("expect"):
+        return False
+    return set(value) <= {"send", "expect"} and all(max(text, default="") <= "\xff" for text in value.values())
+
+
+_TEXT = "a text", _is_text
+_LIST = "a list of texts", _is_list
+_TABLE = "a table of texts", _is_table
+_COMMAND = "a text or a list of texts", _is_command
+_FORMS: Mapping[str, tuple[str, Callable[[object], bool]]] = {
+    "command": _COMMAND,
+    "setup": ("a list of commands", lambda value: isinstance(value, list) and all(map(_is_command, value))),
+    "files": _TABLE,
+    "ping": ("the name of one, nor a table of send and expect, in characters of one byte", _is_ping),
+    "env": _TABLE,
+    "logs": _LIST,
+    "version": _COMMAND,
+    "modules": _LIST,
+    "root_command": _COMMAND,
+}
+"""What a field has to be in a table, if that is not a text."""
+
+
+@cache
+def _absent_modules(modules: tuple[str, ...]) -> list[str]:
+    """Those that the ``python3`` of PATH has not got."""
+    source = "import importlib.util as u, sys; print(*(m for m in sys.argv[1:] if u.find_spec(m) is None))"
+    with Process(["python3", "-c", source, *modules]) as python:
+        python.wait()
+        return python.output().split()

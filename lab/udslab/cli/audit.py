@@ -124,21 +124,25 @@ def run(options: argparse.Namespace) -> int:
 
 def _write(options: argparse.Namespace, audits: Sequence[Audit]) -> None:
     """The files that were asked for, and the score card, unless one of them takes its place on standard output."""
-    whole = [audit.as_dict() for audit in audits]
     taken = False
     for file, form in (
-        (options.json, lambda: json.dumps(whole[0] if len(whole) == 1 else whole, indent=2) + "\n"),
-        (options.html, lambda: scorecard_html(audits)),
-        (options.markdown, lambda: scorecard_markdown(audits)),
+        (options.json, _as_json),
+        (options.html, scorecard_html),
+        (options.markdown, scorecard_markdown),
     ):
         if file == "-":
             taken = True
-            sys.stdout.write(form())
+            sys.stdout.write(form(audits))
         elif file is not None:
             with open(file, "w", encoding="utf-8") as out:
-                out.write(form())
+                out.write(form(audits))
     if not taken:
         print_scorecard(audits)
+
+
+def _as_json(audits: Sequence[Audit]) -> str:
+    whole = [audit.as_dict() for audit in audits]
+    return json.dumps(whole[0] if len(whole) == 1 else whole, indent=2) + "\n"
 
 
 def _subjects(options: argparse.Namespace) -> list[Subject]:

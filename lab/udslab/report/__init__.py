@@ -1,1 +1,2 @@
-"""How results are shown: tables for the terminal. rich is used here and nowhere else, and only if it is there."""
+"""How results are shown: tables for the terminal, the score card. rich and jinja2 are used here and nowhere else, and
+only if they are there."""

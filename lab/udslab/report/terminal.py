@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TextIO
 
-__all__ = ["print_table"]
+__all__ = ["print_table", "printer"]
 
 _STYLES = {
     "listening": "green",
@@ -32,7 +32,7 @@ def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]], out: Tex
     Nothing is cut or folded, so that a path can be copied from the screen: put the longest column last. What is last in
     its row makes its column no wider.
     """
-    print_line = _printer(out or sys.stdout)
+    print_line = printer(out or sys.stdout, _STYLES)
     for number, cells in enumerate(_in_columns([headings, *rows] if headings else rows)):
         print_line(cells, "bold" if headings and number == 0 else "")
 
@@ -47,7 +47,7 @@ def _in_columns(rows: Sequence[Sequence[str]]) -> list[list[str]]:
     return [[cell.ljust(width) for cell, width in zip(row[:-1], widths)] + row[-1:] for row in filled]  # noqa: B905
 
 
-def _printer(out: TextIO) -> Callable[[Sequence[str], str], None]:
+def printer(out: TextIO, styles: Mapping[str, str]) -> Callable[[Sequence[str], str], None]:
     """What prints the cells of a line, in a style as a whole and in the colour of each cell's first word."""
     try:
         if out.isatty():
@@ -56,7 +56,7 @@ def _printer(out: TextIO) -> Callable[[Sequence[str], str], None]:
 
             console = Console(file=out, soft_wrap=True)
             return lambda cells, style: console.print(
-                Text.assemble(*((cell, _STYLES.get(cell.split(" ")[0], "")) for cell in cells), style=style)
+                Text.assemble(*((cell, styles.get(cell.split(" ")[0], "")) for cell in cells), style=style)
             )
     except ImportError:
         pass

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import stat
 
 from udslab.audit.probes.probe import probe
-from udslab.audit.scene import Scene, Skipped, Start
+from udslab.audit.scene import Pinned, Scene, Skipped, Start
 from udslab.socktype import open_socket
-from udslab.state import State, status
+from udslab.state import State
 
 __all__ = [
     "directory",
@@ -27,10 +26,10 @@ _CONTENT = b"somebody's work\n"
 @probe("regular-file")
 def regular_file(scene: Scene) -> str:
     """Somebody's file with content is at the path."""
-    inode = make_file(scene, scene.path)
+    file = make_file(scene, scene.path)
     start = scene.instance().start("the server").settle()
     scene.look()
-    if _is_untouched(scene.path, inode):
+    if _is_untouched(scene.path, file):
         return "hangs" if start is Start.HANGS else "refused-kept"
     scene.note("the file, or what was in it, is lost")
     return "deleted-starts" if start is Start.SERVES else "deleted-fails"
@@ -40,9 +39,9 @@ def regular_file(scene: Scene) -> str:
 def symlink_to_file(scene: Scene) -> str:
     """A symbolic link to somebody's file is at the path."""
     target = f"{scene.path}.target"
-    inode = make_file(scene, target)
+    file = make_file(scene, target)
     start = _start_at_link(scene, target)
-    if not _is_untouched(target, inode):
+    if not _is_untouched(target, file):
         scene.note("what the link led to is lost")
         return "target-damaged"
     return _what_of_link(scene, target, start)
@@ -54,7 +53,6 @@ def symlink_dangling(scene: Scene) -> str:
     target = f"{scene.path}.target"
     start = _start_at_link(scene, target)
     if os.path.lexists(target):
-        scene.look(target)
         return "target-created"
     return _what_of_link(scene, target, start)
 
@@ -64,31 +62,30 @@ def symlink_to_stale(scene: Scene) -> str:
     """A symbolic link to a stale socket is at the path."""
     target = f"{scene.path}.target"
     make_stale(scene, target)
+    stale = scene.pin(target)
     start = _start_at_link(scene, target)
-    scene.look(target)
     if os.path.islink(scene.path) and start is Start.SERVES:
         return "starts-through-link"
+    if os.path.lexists(target) and not stale.is_at(target):
+        scene.note("what the link leads to is another file than before")
+        return "target-created"
     return _what_of_link(scene, target, start)
 
 
-def make_file(scene: Scene, path: str) -> int:
-    """A file of the server's user, with content; its inode."""
+def make_file(scene: Scene, path: str) -> Pinned:
+    """A file of the server's user, with content."""
     with open(path, "xb") as file:
         file.write(_CONTENT)
     os.chmod(path, 0o600)
     scene.give(path)
-    return os.lstat(path).st_ino
+    return scene.pin(path)
 
 
-def _is_untouched(path: str, inode: int) -> bool:
-    try:
-        found = os.lstat(path)
-        if found.st_ino != inode or not stat.S_ISREG(found.st_mode):
-            return False
-        with open(path, "rb") as file:
-            return file.read() == _CONTENT
-    except FileNotFoundError:
+def _is_untouched(path: str, file: Pinned) -> bool:
+    if not file.is_at(path):
         return False
+    with open(path, "rb") as now:
+        return now.read() == _CONTENT
 
 
 def make_stale(scene: Scene, path: str) -> None:
@@ -104,6 +101,8 @@ def _start_at_link(scene: Scene, target: str) -> Start:
     scene.give(scene.path)
     scene.look()
     start = scene.instance().start("the server").settle()
+    if os.path.lexists(target):
+        scene.look(target)
     scene.look()
     return start
 
@@ -128,16 +127,13 @@ def _starts_at_directory(scene: Scene, filled: bool) -> str:
     path = os.path.join(scene.make_directory("full" if filled else "empty"), os.path.basename(scene.path))
     os.mkdir(path)
     scene.give(path)
-    inode = os.lstat(path).st_ino
+    kept_directory = scene.pin(path)
     inside = os.path.join(path, "file")
     kept_file = make_file(scene, inside) if filled else None
     scene.note(f"at the path is a directory, {what}")
     start = scene.instance(path).start("the server").settle()
     scene.look(path)
-    try:
-        kept = os.lstat(path).st_ino == inode and (kept_file is None or _is_untouched(inside, kept_file))
-    except FileNotFoundError:
-        kept = False
+    kept = kept_directory.is_at(path) and (kept_file is None or _is_untouched(inside, kept_file))
     outcome = "deleted" if not kept else "refused-kept" if start is Start.EXITED else "hangs"
     scene.facts[what] = outcome
     return outcome
@@ -153,12 +149,11 @@ def foreign_stale(scene: Scene) -> str:
     make_stale(scene, path)
     os.chown(path, user.uid - 1 or 1, user.gid - 1 or 1)
     scene.look(path)
-    inode = os.lstat(path).st_ino
+    foreign = scene.pin(path)
     start = scene.instance(path).start("the server", path).settle()
-    found = status(path, owners=True)
-    scene.look(path)
+    found = scene.look(path)
     if start is Start.SERVES:
-        scene.facts["replaced"] = found.inode != inode
+        scene.facts["replaced"] = not foreign.is_at(path)
         return "starts"
     if found.state is State.ABSENT:
         scene.note("the other user's file is gone")

@@ -11,7 +11,7 @@ from contextlib import suppress
 
 from udslab.audit.probes.in_the_way import make_stale
 from udslab.audit.probes.probe import probe
-from udslab.audit.scene import Instance, Run, Scene
+from udslab.audit.scene import Claim, Instance, Run, Scene
 from udslab.deadline import Deadline, now
 from udslab.state import State, status
 from udslab.word import Word
@@ -22,8 +22,11 @@ ROUNDS = 10
 _LEAD = 0.05
 """Seconds from the order to the start, in which both are made ready for it."""
 _PAUSE = 0.01
-_SETTLED = 0.5
-"""Seconds for which a path that leads to nobody must do so before it is called lost: some bind anew."""
+_MISSED = 0.3
+"""Seconds for which a socket counts that was seen: the next dumps of the kernel's tables may miss it."""
+_SETTLED = 2.0
+"""Seconds for which a path must lead to nobody before it is called lost, for some bind anew; and two must have it by
+another name, for who finds out that it is taken has such a socket for a moment."""
 
 
 class _Round(Word):
@@ -90,23 +93,36 @@ def _race(scene: Scene, path: str, instances: Sequence[Instance]) -> _Round:
 def _watch(scene: Scene, path: str, runs: Sequence[Run]) -> _Round:
     """Look until it is decided whose the path is, or patience is at its end."""
     deadline = Deadline(scene.patience)
-    lost: Deadline | None = None
+    doubtful: Deadline | None = None
+    seen: dict[Run, tuple[Claim, Deadline]] = {}
     while True:
         living = [run for run in runs if not run.gone]
         if not living:
             return _Round.NONE
-        claims = [run for run in living if run.claims()]
-        if len(claims) == len(runs):
-            scene.note(f"both have bound a socket to the path and serve: pid {claims[0].pids} and {claims[1].pids}")
-            return _Round.BOTH
+        for run in living:
+            claim = run.claims()
+            if claim is not Claim.NONE:
+                seen[run] = claim, Deadline(_MISSED)
+        claims = {run: seen[run][0] for run in living if run in seen and not seen[run][1].passed}
         owner = scene.who_serves(living, path)
-        if owner is not None:
-            lost = None
-            if len(living) < len(runs):
-                return _Round.ONE
-        elif claims:
-            lost = lost or Deadline(_SETTLED)
-        if deadline.passed or (lost is not None and lost.passed):
-            scene.note(f"still running: {', '.join(run.name for run in living)}")
-            return _Round.ONE if owner is not None else _Round.PATH_LOST if claims else _Round.NONE
+        if len({*claims, owner} - {None}) == len(runs):
+            found = _Round.BOTH
+            sure = all(claim is Claim.BY_NAME for claim in claims.values())
+        elif owner is not None:
+            found = _Round.ONE
+            sure = len(living) < len(runs)
+        else:
+            found = _Round.PATH_LOST if claims else _Round.NONE
+            sure = False
+        if not sure and found in (_Round.BOTH, _Round.PATH_LOST):
+            doubtful = doubtful or Deadline(_SETTLED)
+            sure = doubtful.passed
+        else:
+            doubtful = None
+        if sure or deadline.passed:
+            scene.note(f"still running: {', '.join(f'{run.name} (pid {run.pids})' for run in living)}")
+            for run, claim in claims.items():
+                scene.note(f"{run.name} serves by a socket that it has bound to the path ({claim})")
+            scene.note(f"the path leads to {owner.name}" if owner is not None else "the path leads to none of them")
+            return found
         select.select([], [], [], _PAUSE)

@@ -215,12 +215,19 @@ def privilege_drop(scene: Scene) -> str:
         raise Skipped("it is not known to have an option for that: give its root_command")
     if os.geteuid() != 0:
         raise Skipped("only root can start it as root: run the audit as root")
-    path = os.path.join(scene.make_directory("root", root=True), os.path.basename(scene.path))
-    run = scene.instance(path).start("the server, as root,", root=True)
-    if run.settle() is not Start.SERVES:
+    for owner in ("root", "the user"):  # those that become somebody else before they bind need a directory of his
+        directory = scene.make_directory(owner.replace(" ", "-"), root=owner == "root")
+        path = os.path.join(directory, os.path.basename(scene.path))
+        scene.note(f"in a directory that belongs to {owner}")
+        run = scene.instance(path).start("the server, as root,", root=True)
+        if run.settle() is Start.SERVES:
+            break
+        run.kill()
+    else:
         raise Skipped(f"it did not start: {(run.lines() or ['it has written nothing'])[-1].strip()}")
     found = scene.look(path)
     scene.facts |= {
+        "directory": owner,
         "owner": _user_name(found.uid),
         "mode": f"{found.mode or 0:04o}",
         "users": sorted({_user_name(uid) for uid in map(_uid_of, run.pids) if uid is not None}),

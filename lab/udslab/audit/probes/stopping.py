@@ -84,16 +84,11 @@ def _ends_over(scene: Scene, number: int, kind: Obstacle) -> bool:
     with obstacle(kind, f"{path}.foreign"):
         scene.give(f"{path}.foreign")
         os.rename(f"{path}.foreign", path)
-        before = os.lstat(path).st_ino
-        scene.note(f"a {kind} of somebody else's is put at the path in its place: inode {before}")
+        foreign = scene.pin(path)
+        scene.note(f"a {kind} of somebody else's is put at the path in its place: inode {os.lstat(path).st_ino}")
         ended = first.stop(number)
         scene.look(path)
-        try:
-            kept = os.lstat(path).st_ino == before
-        except FileNotFoundError:
-            kept = False
-        if os.path.lexists(path) and kept:
-            os.unlink(path)
+        kept = foreign.is_at(path)
     scene.facts[f"{signal.Signals(number).name} {kind}"] = "kept" if kept else "deleted"
     if not ended:
         scene.note("it was killed, and so had no chance to remove anything at its end")

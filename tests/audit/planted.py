@@ -1,0 +1,507 @@
+"""A small echo server that does to its socket file what its traits say: a perfect one, with faults planted in it.
+
+``python3 -S -E planted.py TRAITS SOCKET [--user UID]``. TRAITS is ``perfect``, or words of the form ASPECT=CHOICE with
+commas between: see TRAITS below. Everything that is not named is as it should be. It says ``serving`` on its standard
+output when it does, and ``waiting`` when it will never serve nor exit.
+"""
+
+import _thread
+import contextlib
+import errno
+import fcntl
+import os
+import select
+import signal
+import socket
+import stat
+import sys
+import time
+
+TRAITS = {  # the first choice of each is the perfect server's
+    # When it is started: slow is five seconds, never serves nothing, bound does not listen, flood logs 100 MB first.
+    "start": ("now", "slow", "never", "bound", "exit-3", "flood"),
+    # What processes there are: a daemon's parent exits when it serves, or half a second late; workers have the
+    # listener, a helper has not; those that are tied end with the main process.
+    "fork": ("no", "daemon", "daemon-late", "daemon-twice", "workers", "tied-workers", "helper"),
+    # What is done about what is at the path. unlooked: bind alone decides. retry: as the first, for three seconds.
+    # give-up: removes it, and fails then. truncate: leaves an empty file there, through a link. wait: for ever. ask: as
+    # the first, and waits for an answer of whoever listens. elsewhere: serves another path.
+    "exists": (
+        *("replace-stale", "unlooked", "retry", "unlink", "unlink-socket", "unlink-all", "unlink-empty"),
+        *("give-up", "truncate", "wait", "ask", "elsewhere"),
+    ),
+    "links": ("kept", "followed"),
+    "place": ("bind", "rename"),
+    "parent": ("needed", "made", "awaited"),
+    "denied": ("refused", "chmod", "wait"),
+    "long": ("refused", "cut-107", "cut-90", "relative", "wait"),
+    # file: locked with flock for as long as it runs. exclusive-file: it exists, so it is locked.
+    "lock": ("directory", "none", "file", "exclusive-file"),
+    # some: what is in use is named, what cannot be is not.
+    "errors": ("named", "some", "unnamed", "silent"),
+    "refused": ("exit", "unlink"),
+    "mode": ("umask", "0600", "0666", "0777"),
+    "type": ("stream", "dgram", "seqpacket"),
+    "backlog": ("128", "5"),
+    "sockets": ("one", "control"),
+    # leave: no handler. rebind: the path is bound once more, as by a restart that is cut short.
+    "term": ("unlink-own", "unlink-any", "leave", "rebind", "ignore"),
+    "int": ("unlink-own", "unlink-any", "leave", "rebind", "ignore"),
+    "clients": ("together", "one-by-one"),
+    "request": ("echo", "ignore"),
+    "banner": ("no", "yes"),
+    "half-close": ("answered", "aborts"),
+    # A client goes without a word: dies writes to it (SIGPIPE); wedges waits for ever where that client was served.
+    "vanished": ("forgotten", "dies", "wedges"),
+    # blocking: accept(2) is called, and takes its descriptor, before anybody connects.
+    "accept": ("polled", "blocking"),
+    # No descriptor is left for accept.
+    "exhausted": ("pause", "spin", "spin-and-log", "die", "give-up"),
+    # Who becomes the user: a worker, while root's main process stays to tidy up; or the server, when it has bound or
+    # before.
+    "drop": ("worker", "after-bind", "before-bind"),
+}
+
+
+def parse(words):
+    """The choice of each aspect."""
+    chosen = {aspect: choices[0] for aspect, choices in TRAITS.items()}
+    for word in words.split(",") if words != "perfect" else ():
+        aspect, _, choice = word.partition("=")
+        if choice not in TRAITS.get(aspect, ()):
+            sys.exit(f"planted: there is no trait {word!r}")
+        chosen[aspect] = choice
+    return chosen
+
+
+def say(word):
+    os.write(1, word.encode() + b"\n")
+
+
+def wait_for_ever():
+    say("waiting")
+    while True:
+        time.sleep(3600)
+
+
+def in_use(why):
+    return OSError(errno.EADDRINUSE, why)
+
+
+def remove(path):
+    with contextlib.suppress(OSError):
+        os.unlink(path)
+
+
+def identity(path):
+    status = os.lstat(path)
+    return status.st_dev, status.st_ino
+
+
+class Lock:
+    """What keeps two instances from being at the path at the same time."""
+
+    def __init__(self, how, path):
+        self.how = how
+        self.path = path + ".lock"
+        self.descriptor = -1
+
+    def open(self, directory):
+        """Takes a lock file for as long as the server runs."""
+        try:
+            if self.how == "directory":
+                self.descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+            elif self.how == "file":
+                self.descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
+                fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            elif self.how == "exclusive-file":
+                self.descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        except (BlockingIOError, FileExistsError):
+            raise in_use("its lock file is taken") from None
+
+    def __enter__(self):
+        if self.how == "directory":
+            fcntl.flock(self.descriptor, fcntl.LOCK_EX)
+
+    def __exit__(self, *exception):
+        if self.how == "directory":
+            fcntl.flock(self.descriptor, fcntl.LOCK_UN)
+
+    def drop(self):
+        # A file that others may be about to lock stays where it is.
+        if self.how == "exclusive-file" and self.descriptor != -1:
+            remove(self.path)
+
+
+class Server:
+    def __init__(self, traits, path, user):
+        self.traits = traits
+        self.type = {
+            "stream": socket.SOCK_STREAM,
+            "dgram": socket.SOCK_DGRAM,
+            "seqpacket": socket.SOCK_SEQPACKET,
+        }[traits["type"]]
+        self.path = self.whole = path
+        self.user = user
+        self.lock = Lock(traits["lock"], path)
+        self.listeners = []
+        self.own = {}
+        """The identity of what was bound at each path."""
+        self.children = []
+        self.alive = os.pipe()
+        """Who reads it hears of the end of the main process."""
+        self.listening = os.pipe()
+        """Who reads it hears that it listens."""
+        self.waiting_parent = None
+        self.handled = set()
+
+    # Starting
+
+    def prepare(self):
+        """What is done before anything is locked."""
+        start, exists, long = (self.traits[aspect] for aspect in ("start", "exists", "long"))
+        if start == "slow":
+            time.sleep(5)
+        elif start == "never":
+            wait_for_ever()
+        elif start == "exit-3":
+            sys.exit(3)
+        elif start == "flood":
+            line = b"x" * 999 + b"\n"
+            for _ in range(1000):
+                os.write(2, line * 100)
+
+        directory = os.path.dirname(self.path)
+        if not os.path.isdir(directory):
+            if self.traits["parent"] == "made":
+                os.makedirs(directory)
+            elif self.traits["parent"] == "awaited":
+                wait_for_ever()
+        if self.traits["links"] == "followed":
+            self.path = os.path.realpath(self.path)
+        if long.startswith("cut-"):
+            self.path = os.fsdecode(os.fsencode(self.path)[: int(long[4:])])
+        elif long == "relative":
+            os.chdir(directory)
+            self.path = os.path.basename(self.path)
+        elif long == "wait" and len(os.fsencode(self.path)) > 107:
+            wait_for_ever()
+        if os.path.lexists(self.path):
+            if exists == "wait":
+                wait_for_ever()
+            elif exists == "ask":
+                self.ask()
+            elif exists == "elsewhere":
+                self.path += f".{os.getpid()}"
+
+    def ask(self):
+        """Refuses if whoever listens answers."""
+        with socket.socket(socket.AF_UNIX, self.type) as sock:
+            try:
+                sock.connect(self.path)
+            except ConnectionRefusedError:
+                return
+            sock.sendall(b"ping\n")
+            say("asking")
+            if sock.recv(100):
+                raise in_use("somebody answers there")
+
+    def make_room(self, path):
+        """Removes what is at the path, or raises OSError."""
+        exists = self.traits["exists"]
+        try:
+            mode = os.lstat(path).st_mode
+        except FileNotFoundError:
+            return
+        if exists == "unlooked":
+            return
+        if exists in ("unlink", "give-up"):
+            os.unlink(path)
+            if exists == "give-up":
+                raise OSError(errno.EIO, "something was there")
+        elif exists == "unlink-all" and stat.S_ISDIR(mode):
+            for name in os.listdir(path):
+                os.unlink(os.path.join(path, name))
+            os.rmdir(path)
+        elif exists == "unlink-empty" and stat.S_ISDIR(mode):
+            os.rmdir(path)
+        elif exists in ("unlink-all", "unlink-empty"):
+            os.unlink(path)
+        elif exists == "truncate":
+            remove(os.path.realpath(path))
+            with open(path, "w"):  # is it a place to write to?
+                pass
+        elif not stat.S_ISSOCK(mode):
+            raise in_use("what is there is no socket")
+        elif exists == "unlink-socket" or self.is_stale(path):
+            os.unlink(path)
+        else:
+            raise in_use("somebody listens there")
+
+    def is_stale(self, path):
+        with socket.socket(socket.AF_UNIX, self.type) as sock:
+            sock.setblocking(False)
+            return sock.connect_ex(path) == errno.ECONNREFUSED
+
+    def bind(self, path):
+        """Makes room and binds; the lock is held."""
+        self.make_room(path)
+        sock = socket.socket(socket.AF_UNIX, self.type)
+        bound = path if self.traits["place"] == "bind" else f"{path}.{os.getpid()}"
+        sock.bind(bound)
+        if self.traits["mode"] != "umask":
+            os.chmod(bound, int(self.traits["mode"], 8))
+        if self.traits["start"] == "bound":
+            wait_for_ever()
+        self.own[path] = identity(bound)
+        self.listeners.append(sock)
+        return sock, bound, path
+
+    def listen(self, sock, bound, path):
+        if self.type != socket.SOCK_DGRAM:
+            sock.listen(int(self.traits["backlog"]))
+        if bound != path:
+            try:
+                os.rename(bound, path)
+            except OSError:
+                os.unlink(bound)
+                raise
+
+    def divide(self):
+        """Whoever sees it listen sees it with all of its processes, and as the user that it becomes."""
+        fork, drop = self.traits["fork"], self.traits["drop"]
+        if self.user is not None and drop == "after-bind":
+            self.become_user()
+        if fork in ("workers", "tied-workers"):
+            for _ in range(2):
+                self.fork(self.work, tied=fork == "tied-workers")
+        elif self.user is not None and drop == "worker":
+            self.fork(self.work, tied=True)
+
+    def claim(self):
+        """Has the path, or raises OSError."""
+        paths = [self.path] if self.traits["sockets"] == "one" else [self.path, self.path + ".control"]
+        directory = os.path.dirname(self.path) or "."
+        give_up = time.monotonic() + 3
+        self.lock.open(directory)
+        while True:
+            try:
+                with self.lock:
+                    bound = [self.bind(path) for path in paths]
+                    self.divide()
+                    for each in bound:
+                        self.listen(*each)
+                    os.close(self.listening[1])
+                return
+            except PermissionError:
+                if self.traits["denied"] == "wait":
+                    wait_for_ever()
+                if self.traits["denied"] == "refused" or os.access(directory, os.W_OK):
+                    raise
+                os.chmod(directory, 0o777)
+            except OSError as error:
+                again = self.traits["exists"] == "retry" and error.errno == errno.EADDRINUSE
+                if not again or time.monotonic() > give_up:
+                    raise
+                time.sleep(0.1)
+
+    def refuse(self, error):
+        """Exits, for the path cannot be had."""
+        self.tidy("unlink-own")
+        if self.traits["refused"] == "unlink":
+            remove(self.path)
+        named = self.traits["errors"] == "named" or (
+            self.traits["errors"] == "some" and error.errno == errno.EADDRINUSE
+        )
+        if self.traits["errors"] != "silent":
+            where = f"{self.whole}: " if named else ""
+            os.write(2, f"planted: {where}{error.strerror or error}\n".encode())
+        sys.exit(1)
+
+    def daemonise(self):
+        """The parent exits when this one serves, with its status if it does not."""
+        serves, self.waiting_parent = os.pipe()
+        if os.fork():
+            os.close(self.waiting_parent)
+            serving = os.read(serves, 1)
+            if self.traits["fork"] == "daemon-late":
+                time.sleep(0.5)
+            os._exit(0 if serving else 1)
+        os.close(serves)
+        if self.traits["fork"] == "daemon-twice":
+            os.setsid()
+            if os.fork():
+                os._exit(0)
+
+    def tell_parent(self):
+        if self.traits["fork"] == "daemon-twice":
+            null = os.open(os.devnull, os.O_RDWR)
+            for standard in (0, 1, 2):
+                os.dup2(null, standard)
+        with contextlib.suppress(BrokenPipeError):  # it has been ended
+            os.write(self.waiting_parent, b"!")
+
+    def become_user(self):
+        os.setgroups([])
+        os.setgid(self.user)
+        os.setuid(self.user)
+
+    def fork(self, run, tied):
+        """A child that runs this; if it is tied, it ends with this process."""
+        child = os.fork()
+        if child:
+            self.children.append(child)
+            return
+        os.close(self.alive[1])
+        os.close(self.listening[1])
+        os.read(self.listening[0], 1)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, self.handled)
+        run()
+        while not tied:
+            time.sleep(3600)
+        os.read(self.alive[0], 1)
+        os._exit(0)
+
+    def work(self):
+        if self.user is not None and self.traits["drop"] == "worker":
+            self.become_user()
+        for listener in self.listeners:
+            _thread.start_new_thread(self.serve, (listener,))
+
+    def run(self):
+        fork = self.traits["fork"]
+        # Python's own handler for SIGINT; whoever started this with SIGINT ignored wants it so.
+        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+        if self.traits["vanished"] == "dies":
+            signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        if fork.startswith("daemon"):
+            self.daemonise()
+        try:
+            self.prepare()
+            if self.user is not None and self.traits["drop"] == "before-bind":
+                self.become_user()
+            for aspect, signum in (("term", signal.SIGTERM), ("int", signal.SIGINT)):
+                if self.traits[aspect] == "ignore":
+                    signal.signal(signum, signal.SIG_IGN)
+                elif self.traits[aspect] != "leave" and signal.getsignal(signum) is not signal.SIG_IGN:
+                    self.handled.add(signum)
+            if fork == "helper":
+                self.fork(lambda: None, tied=False)
+            # Before it listens, so that none comes too early; and threads inherit the mask.
+            signal.pthread_sigmask(signal.SIG_BLOCK, self.handled)
+            self.claim()
+        except OSError as error:
+            self.refuse(error)
+        if not self.children or fork == "helper":
+            self.work()
+        say("serving")
+        if self.waiting_parent is not None:
+            self.tell_parent()
+        while not self.handled:
+            time.sleep(3600)
+        signum = signal.sigwait(self.handled)
+        self.tidy(self.traits["term" if signum == signal.SIGTERM else "int"])
+        os._exit(0)  # threads serve on until here
+
+    # Stopping
+
+    def tidy(self, how):
+        for child in self.children:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+        for path, own in self.own.items():
+            try:
+                if how == "unlink-own":
+                    self.remove_own(path, own)
+                else:
+                    os.unlink(path)
+                    if how == "rebind":
+                        socket.socket(socket.AF_UNIX, self.type).bind(path)
+            except OSError as error:
+                os.write(2, f"planted: {path} is not removed: {error.strerror}\n".encode())
+        self.lock.drop()
+
+    def remove_own(self, path, own):
+        """The listener is still open, so that no other file can have its inode number."""
+        with self.lock:
+            try:
+                if identity(path) == own:
+                    os.unlink(path)
+            except FileNotFoundError:
+                pass
+
+    # Serving
+
+    def serve(self, listener):
+        if self.type == socket.SOCK_DGRAM:
+            while True:
+                data, sender = listener.recvfrom(65536)
+                if sender:
+                    listener.sendto(data, sender)
+        polled = self.traits["accept"] == "polled"
+        listener.setblocking(not polled)
+        poll = select.poll()
+        poll.register(listener, select.POLLIN)
+        while True:
+            try:
+                if polled:
+                    poll.poll()
+                client = listener.accept()[0]
+            except BlockingIOError:
+                continue  # another worker has taken it
+            except OSError as error:
+                self.exhausted(error)
+                continue
+            if self.traits["clients"] == "together":
+                _thread.start_new_thread(self.talk, (client,))
+            else:
+                self.talk(client)
+
+    def exhausted(self, error):
+        how = self.traits["exhausted"]
+        if how == "pause":
+            time.sleep(0.1)
+        elif how == "spin-and-log":
+            os.write(2, f"planted: accept: {error.strerror}\n".encode())
+        elif how == "die":
+            os._exit(1)
+        elif how == "give-up":
+            wait_for_ever()
+
+    def talk(self, client):
+        asked = False
+        with client:
+            try:
+                if self.traits["banner"] == "yes":
+                    client.sendall(b"hello\n")
+                while True:
+                    data = client.recv(65536)
+                    if not data:
+                        break
+                    asked = True
+                    if self.traits["half-close"] == "aborts" and self.closes(client):
+                        return
+                    if self.traits["request"] == "echo":
+                        client.sendall(data)
+                if not asked and self.traits["vanished"] == "dies":
+                    client.send(b"bye\n")
+            except (BrokenPipeError, ConnectionResetError):
+                pass
+        if not asked and self.traits["vanished"] == "wedges":
+            wait_for_ever()
+
+    def closes(self, client):
+        """Whether the client shuts down its sending side within half a second."""
+        poll = select.poll()
+        poll.register(client, select.POLLRDHUP)
+        return bool(poll.poll(500))
+
+
+def main(words, path, *options):
+    user = int(options[1]) if options[:1] == ("--user",) else None
+    Server(parse(words), path, user).run()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,291 @@
+"""The ready subjects: each is complete, and each that is installed starts, answers, and ends.
+
+``PATH=$(script/subjects):$PATH script/test tests/audit`` has all of them installed; others are skipped."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from udslab import SocketType
+from udslab.audit.asking import answers
+from udslab.audit.host import ProcessHost, user_named
+from udslab.audit.ping import PRESETS, Ping
+from udslab.audit.scene import Scene, Start
+from udslab.audit.subject import Subject
+from udslab.errors import ServiceError
+from udslab.subjects import READY, load, ready
+
+LIMIT = 30.0
+"""Seconds after which something that should happen has not."""
+ATTEMPTS = 10
+"""At a ping, each on a connection of its own: some replace their socket a moment after it is there."""
+SUBJECTS = load(READY)
+PRIVILEGED = [name for name, subject in SUBJECTS.items() if subject.root_command]
+
+
+def texts(subject):
+    commands = [subject.command, subject.root_command, *subject.setup]
+    return [*sum(commands, ()), *subject.files.values(), *subject.env.values(), *subject.logs]
+
+
+# What is written
+
+
+@pytest.mark.parametrize("name", SUBJECTS)
+def test_a_ready_subject_is_complete(name):
+    subject = ready(name)
+    assert subject.name == name
+    assert subject.version
+    assert re.fullmatch(r"(from Debian \d+ on: )?(apt-get|pip|npm) install [a-z0-9 .-]+", subject.get)
+    assert subject.ping or subject.note, "it says why nobody can ask it"
+
+
+@pytest.mark.parametrize("name", SUBJECTS)
+def test_a_ready_subject_is_told_its_path_and_uses_no_unknown_word(name):
+    subject = ready(name)
+    text = "\n".join(texts(subject))
+    assert set(re.findall(r"\{([a-z]+)\}", text)) <= {"socket", "parent", "name", "dir"}
+    assert "{socket}" in text or ("{parent}" in text and subject.socket_name)
+
+
+@pytest.mark.parametrize("name", SUBJECTS)
+def test_commands_use_only_files_that_the_subject_brings_or_makes(name):
+    subject = ready(name)
+    brought = {
+        match for text in texts(subject) for match in re.findall(r"\{dir\}/([\w-]+\.(?:conf|cfg|ini|py|ru))\b", text)
+    }
+    assert brought <= set(subject.files)
+
+
+def test_no_ready_subject_of_that_name():
+    with pytest.raises(ServiceError) as caught:
+        ready("nonesuch")
+    there = ", ".join(sorted(SUBJECTS))
+    assert str(caught.value) == f"service: no ready subject is called 'nonesuch' (EINVAL): there are {there}"
+
+
+def test_the_script_installs_nothing_that_is_no_ready_subject():
+    script = Path(__file__).parent.parent.parent / "script" / "subjects"
+    done = subprocess.run([script, "nonesuch"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "script/subjects: no ready subject is called nonesuch\n"
+
+
+# What is started
+
+
+@pytest.fixture(scope="module")
+def host():
+    with ProcessHost(user_named(None)) as host:
+        yield host
+
+
+@pytest.fixture
+def subject(request):
+    subject = SUBJECTS[request.param]
+    if missing := subject.missing():
+        pytest.skip(f"{missing} is not installed: {subject.get}")
+    return subject
+
+
+def serve(scene, path=None, *, root=False):
+    """A fresh installation that serves ``path``."""
+    run = scene.instance(path).start("it", root=root)
+    assert run.settle() is Start.SERVES, "\n".join([*scene.evidence, *run.lines()])
+    return run
+
+
+def assert_answers(run, subject):
+    whys = (answers(run.path, subject.ping, subject.type, LIMIT / ATTEMPTS) for _ in range(ATTEMPTS))
+    assert not all(whys), "\n".join(run.lines())
+
+
+def users(pids):
+    """The uids, real, effective and saved, that each of these processes has; those that have just ended have none."""
+    found = []
+    for pid in pids:
+        with suppress(FileNotFoundError, ProcessLookupError):
+            status = Path(f"/proc/{pid}/status").read_text()
+            found.append(set(re.search(r"^Uid:(.*)$", status, re.MULTILINE)[1].split()))
+    return found
+
+
+def internet_sockets(pids):
+    """The inodes of the TCP and UDP sockets that listen, or are bound, in these processes."""
+    bound = set()
+    for table in ("tcp", "tcp6", "udp", "udp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            words = line.split()
+            if words[3] in ("0A", "07"):  # TCP_LISTEN; TCP_CLOSE, which all UDP sockets are that are not connected
+                bound.add(f"socket:[{words[9]}]")
+    found = set()
+    for pid in pids:
+        # It has just gone; or it shows its descriptors to root alone, as agents do.
+        with suppress(FileNotFoundError, ProcessLookupError, PermissionError):
+            for fd in Path(f"/proc/{pid}/fd").iterdir():
+                with suppress(FileNotFoundError):
+                    found.add(os.readlink(fd))
+    return found & bound
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("subject", SUBJECTS, indirect=True)
+def test_it_serves_and_answers_and_ends_beside_another_of_its_kind(subject, host):
+    with Scene(subject, host, LIMIT) as scene:
+        temporary = scene.env["TMPDIR"] = scene.make_directory("t")
+        first = serve(scene)
+        second = serve(scene, os.path.join(scene.make_directory("q"), os.path.basename(scene.path)))
+        for run in (first, second):
+            if subject.ping:
+                assert_answers(run, subject)
+            assert not internet_sockets(run.pids)
+            if host.user is not None:
+                assert set().union(*users(run.pids)) == {str(host.user.uid)}
+        second.kill()
+        first.stop()  # by SIGKILL, if SIGTERM is not heard: whether it is, is for a probe to say
+        assert first.gone
+        assert second.gone
+        assert os.listdir(temporary) == []
+        assert set(os.listdir(scene.top)) == {"p", "q", "t", "1", "2"}
+
+
+@pytest.mark.soak
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, which is given up")
+@pytest.mark.parametrize("subject", PRIVILEGED, indirect=True)
+def test_started_by_root_it_becomes_an_ordinary_user(subject, host):
+    with Scene(subject, host, LIMIT) as scene:
+        run = serve(scene, root=True)
+        if subject.ping:  # those that work for it have become who they are to be
+            assert_answers(run, subject)
+        assert {str(host.user.uid)} in users(run.pids)
+        run.stop()
+        assert run.gone
+
+
+@pytest.mark.parametrize("subject", SUBJECTS, indirect=True)
+def test_it_says_its_version(subject, host):
+    with Scene(subject, host, LIMIT) as scene:
+        process = host.start(subject.version, env=scene.env, cwd=scene.top)
+        try:
+            assert process.gone_within(LIMIT)
+            assert process.gone() == "has ended with status 0"
+            assert re.search(r"\d+\.\d+", process.output().splitlines()[0])
+        finally:
+            process.__exit__()
+
+
+# Files of one's own
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(text):
+        path = tmp_path / "subjects.toml"
+        path.write_bytes(text.encode("latin-1"))
+        return path
+
+    return write
+
+
+NO_FILE = "it is to be a TOML file, with a table for each subject"
+NO_PING = (
+    "the subject mine has a ping that is not the name of one, nor a table of send and expect, "
+    "in characters of one byte (EINVAL)"
+)
+
+
+def refusal(path):
+    with pytest.raises(ServiceError) as caught:
+        load(path)
+    return str(caught.value).replace(f"{path}", "PATH")
+
+
+def test_a_file_of_ones_own(write):
+    mine = load(
+        write("""
+        [mine]
+        command = "mine --socket '{socket}'"
+        setup = ["mine --init {dir}", ["mine", "--check"]]
+        ping = { send = "\\u0000\\u00ff", expect = "ok" }
+        type = "seqpacket"
+        files = { "mine.conf" = "path = {socket}" }
+        [yours]
+        name = "something else"
+        command = ["/opt/yours", "{parent}"]
+        ping = "echo"
+        """)
+    )
+    assert list(mine) == ["mine", "yours"]
+    assert mine["mine"] == Subject(
+        ("mine", "--socket", "{socket}"),
+        "mine",
+        setup=(("mine", "--init", "{dir}"), ("mine", "--check")),
+        ping=Ping(b"\0\xff", b"ok"),
+        type=SocketType.SEQPACKET,
+        files={"mine.conf": "path = {socket}"},
+    )
+    assert mine["yours"].name == "something else"
+    assert mine["yours"].ping == PRESETS["echo"]
+
+
+def test_what_is_not_installed_is_missing(write):
+    found = load(
+        write("""
+        [program]
+        command = "no-such-program {socket}"
+        setup = ["no-such-tool", "true"]
+        [module]
+        command = "python3 {socket}"
+        modules = ["sys", "no_such_module"]
+        [image]
+        command = "no-such-program {socket}"
+        image = "debian:12"
+        [path]
+        command = ["{dir}/made-by-setup", "{socket}"]
+        """)
+    )
+    assert {name: subject.missing() for name, subject in found.items()} == {
+        "program": "no-such-program, no-such-tool",
+        "module": "no_such_module",
+        "image": "",
+        "path": "",
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{}\ncolour = "red"\nage = 3', "the subject mine has age, colour, which no subject has (EINVAL)"),
+        ('[mine]\nping = "echo"', "the subject mine has no command (EINVAL)"),
+        ('[mine]\ncommand = ""', "a subject has a command (EINVAL): write it after --"),
+        ("[mine]\ncommand = 3", "the subject mine has a command that is not a text or a list of texts (EINVAL)"),
+        (
+            '[mine]\ncommand = "mine --port 0"',
+            "the command 'mine --port 0' is not told which path it is to serve (EINVAL): "
+            "write {socket} in the command where the path belongs",
+        ),
+        ('{}\nping = "pong"', f"no ping is called 'pong' (EINVAL): there are {', '.join(PRESETS)}"),
+        *((f"{{}}\nping = {ping}", NO_PING) for ping in ("3", '{sned="x"}', '{send="x"}', '{expect="\\u20ac"}')),
+        ('{}\ntype = "raw"', "no type of socket is called 'raw' (EINVAL): there are stream, dgram, seqpacket"),
+        ('{}\nsetup = "init"', "the subject mine has a setup that is not a list of commands (EINVAL)"),
+        ("{}\nfiles = {a = 1}", "the subject mine has a files that is not a table of texts (EINVAL)"),
+        ('{}\nlogs = "log"', "the subject mine has a logs that is not a list of texts (EINVAL)"),
+        ("{}\nget = true", "the subject mine has a get that is not a text (EINVAL)"),
+        ("mine = 3", "PATH: mine is no table (EINVAL): each subject is a table, as in [redis]"),
+        ("[mine", f"PATH: Expected ']' at the end of a table declaration (at end of document) (EINVAL): {NO_FILE}"),
+        ("\xff", f"PATH: 'utf-8' codec can't decode byte 0xff in position 0: invalid start byte (EINVAL): {NO_FILE}"),
+    ],
+)
+def test_what_is_refused(write, text, said):
+    assert refusal(write(text.replace("{}", '[mine]\ncommand = "mine {socket}"'))) == f"service: {said}"
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        load(tmp_path / "subjects.toml")

@@ -1,0 +1,152 @@
+"""The score card as a page: well-formed, escaped, and on its own."""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import hashlib
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import pytest
+from audits import audit, finding, many, whole
+
+from udslab.audit.verdicts import VERDICTS, Verdict
+from udslab.errors import Unsupported
+
+pytest.importorskip("jinja2")
+
+from udslab.report.scorecard import scorecard_html
+
+VOID = {"meta", "input", "link", "br", "img", "hr"}
+DAY = datetime.date(2026, 11, 25)
+
+
+class Page(HTMLParser):
+    """What is in a page; that its elements are closed in order is asserted on the way."""
+
+    def __init__(self, source):
+        super().__init__()
+        self.open = []
+        self.elements = []
+        self.text = {}
+        self.feed(source)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag, attributes):
+        names = [name for name, _ in attributes]
+        assert len(names) == len(set(names)), f"<{tag}> has an attribute twice"
+        self.elements.append((tag, dict(attributes)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open:
+            self.text[self.open[-1]] = self.text.get(self.open[-1], "") + data
+
+    def all(self, tag):
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+def nasty():
+    text = "<script>alert('&amp;')</script>\"'><img src=x onerror=alert(1)>\0\x1b[31m\udcff{{ 7 * 7 }}{% raw %}"
+    found = finding("second-instance", "steals", [text], {text: text})
+    findings = [{**found, "outcome": text}, {**found, "probe": text, "why": text}]
+    return audit(text, findings, version=text, command=[text, text], user=text, kernel=text, lab=text)
+
+
+CARDS = {
+    "one": [whole("redis")],
+    "many": [*many(), audit("knot", why="not installed")],
+    "twice": [whole("redis"), whole("redis", seed=1)],
+    "nasty": [nasty()],
+    "nasty ones": [nasty(), nasty()],
+    "none": [],
+}
+
+
+@pytest.fixture(scope="module", params=CARDS.values(), ids=CARDS)
+def page(request):
+    return Page(scorecard_html(request.param, DAY))
+
+
+def test_ids_are_unique_and_every_link_leads_to_one(page):
+    ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    targets = [attributes["href"] for attributes in page.all("a")]
+    assert all(target.startswith("#") for target in targets)
+    assert {target[1:] for target in targets} <= set(ids)
+
+
+def test_it_loads_nothing_and_has_no_inline_handler_or_style(page):
+    assert not {"img", "link", "iframe", "object", "base"} & {tag for tag, _ in page.elements}
+    for _, attributes in page.elements:
+        assert not {"src", "style"} & set(attributes)
+        assert not [name for name in attributes if name.startswith("on")]
+
+
+def test_its_policy_allows_its_own_style_and_script_and_nothing_else(page):
+    assert (len(page.all("script")), len(page.all("style"))) == (1, 1)
+    (policy,) = (each["content"] for each in page.all("meta") if each.get("http-equiv") == "Content-Security-Policy")
+    allowed = dict(part.split(" ", 1) for part in policy.split("; "))
+    assert allowed["default-src"] == "'none'"
+    for tag in ("style", "script"):
+        digest = base64.b64encode(hashlib.sha256(page.text[tag].encode()).digest()).decode()
+        assert allowed[f"{tag}-src"] == f"'sha256-{digest}'"
+
+
+def test_every_cell_has_a_sign_and_a_word_and_leads_to_its_evidence():
+    source = scorecard_html(many(), DAY)
+    cells = re.findall(
+        r'<td class="(\w+)"><a href="#([^"]+)"[^>]*><span class="sign"[^>]*>(.)</span><span class="word">(\w+)<', source
+    )
+    assert len(cells) == 35 * len(VERDICTS)
+    assert {word: sign for _, _, sign, word in cells} == {
+        "pass": "✓",
+        "warn": "!",
+        "fail": "✗",
+        "info": "i",
+        "skip": "-",
+    }
+    for kind, anchor, _, word in cells:
+        assert kind == word
+        assert f'<article id="{anchor}" class="{kind}">' in source
+
+
+def test_foreign_text_is_text():
+    source = scorecard_html([nasty()], DAY)
+    assert source.count("<script") == 1
+    assert "<img" not in source
+    assert "\0" not in source
+    assert "\x1b" not in source
+    assert "{{ 7 * 7 }}" in source  # a template in it is not one
+    shown = Page(source).text["li"]
+    assert "<script>alert('&amp;')</script>" in shown
+    assert r"\x00\x1b[31m\udcff" in shown
+    source.encode()  # there is no surrogate in it
+
+
+def test_it_says_what_when_and_how_many():
+    source = scorecard_html(many(3), DAY)
+    assert "What 3 servers do to\ntheir socket files: 26 probes, 2026-11-25, kernel 6.18.0" in source
+    assert "What 1 server does to\nits socket file" in scorecard_html(many(1), DAY)
+    for verdict in Verdict:
+        assert f"{verdict}</span>" in source
+
+
+def test_without_jinja2_the_error_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    with pytest.raises(Unsupported, match=r"jinja2 is not installed .*: pip install 'pytest-udslab\[report\]'"):
+        scorecard_html([])
+
+
+def test_importing_the_reports_takes_neither_jinja2_nor_rich(environment):
+    source = "import sys, udslab.report.scorecard; sys.exit(len(sys.modules.keys() & {'jinja2', 'rich'}))"
+    done = subprocess.run([sys.executable, "-c", source], env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -25,6 +25,7 @@ __all__ = [
     "getpeername_at",
     "getsockname",
     "getsockname_at",
+    "listen",
     "mount",
     "setfsuid",
     "socketpair",
@@ -113,6 +114,11 @@ def _named(call: str, sock: socket.socket, name: Union[bytes, int], length: int 
     else:
         place = Memory(name.ljust(128, b"\0"))
         _call(call, sock.fileno(), _pointer(place.address), len(name) if length is None else length)
+
+
+def listen(sock: socket.socket, backlog: int) -> None:
+    """listen(2), where Python takes a negative backlog for 0."""
+    _call("listen", sock.fileno(), backlog)
 
 
 def mount(source: str, target: str, type: str = "", flags: int = 0) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from udslab.atlas import (
     binding,
+    listening,
     naming,
 )
 from udslab.atlas.behaviour import BEHAVIOURS, Behaviour
@@ -14,6 +15,7 @@ from udslab.atlas.behaviour import BEHAVIOURS, Behaviour
 __all__ = [
     "GROUPS",
     "binding",
+    "listening",
     "naming",
     "select",
 ]

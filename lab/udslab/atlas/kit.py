@@ -36,6 +36,9 @@ OTHER_UID = 65534
 """The user that a child becomes: nobody, on most systems; and its group."""
 
 
+_NAMES = {**errno.errorcode, errno.EAGAIN: "EAGAIN", errno.EOPNOTSUPP: "EOPNOTSUPP"}
+
+
 def errno_of(call: Callable[..., Any], *arguments: Any) -> str:
     """ "ok", or the name of the errno with which a call fails ("SIGPIPE is not waited for": Python ignores it)."""
     try:
@@ -43,7 +46,7 @@ def errno_of(call: Callable[..., Any], *arguments: Any) -> str:
     except OSError as error:
         if error.errno is None:
             return type(error).__name__
-        return errno.errorcode.get(error.errno, str(error.errno))
+        return _NAMES.get(error.errno, str(error.errno))
     return "ok"
 
 

@@ -6,7 +6,9 @@ import fnmatch
 from collections.abc import Sequence
 
 from udslab.atlas import (
+    accepting,
     binding,
+    connecting,
     listening,
     naming,
 )
@@ -14,7 +16,9 @@ from udslab.atlas.behaviour import BEHAVIOURS, Behaviour
 
 __all__ = [
     "GROUPS",
+    "accepting",
     "binding",
+    "connecting",
     "listening",
     "naming",
     "select",

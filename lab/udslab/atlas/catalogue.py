@@ -6,22 +6,26 @@ import fnmatch
 from collections.abc import Sequence
 
 from udslab.atlas import (
+    abstract,
     accepting,
     binding,
     connecting,
     listening,
     naming,
+    unnamed,
 )
 from udslab.atlas.behaviour import BEHAVIOURS, Behaviour
 
 __all__ = [
     "GROUPS",
+    "abstract",
     "accepting",
     "binding",
     "connecting",
     "listening",
     "naming",
     "select",
+    "unnamed",
 ]
 
 GROUPS = {

@@ -454,8 +454,8 @@ def _(kit: Kit, type: SocketType) -> object:
     for thread in threads:
         thread.join()
     try:
-        with open("/proc/net/unix") as file:
-            lines = sum(line.endswith(f" {path}\n") for line in file)
+        with open("/proc/net/unix", "rb") as file:
+            lines = sum(line.endswith(os.fsencode(f" {path}\n")) for line in file)
     except OSError:
         raise NotHere("no /proc/net/unix") from None
     return {"served": served, "descriptors": len(os.listdir("/proc/self/fd")) - before, "sockets": lines}

@@ -125,7 +125,7 @@ def _(kit: Kit, type: SocketType) -> object:
     source="measured; FreeBSD tests/sys/kern, unix_stream",
     expected={"accept": "ok", "peer": "c", "recv": ["left", ""], "send": "EPIPE"},
     over=LISTENING,
-    notes="Never ECONNABORTED, as TCP has it. A server that greets first gets EPIPE, or SIGPIPE.",
+    notes="Never ECONNABORTED, which POSIX has for it. A server that greets first gets EPIPE, or SIGPIPE.",
 )
 def _(kit: Kit, type: SocketType) -> object:
     server = kit.server(type)

@@ -72,7 +72,7 @@ def _(kit: Kit, type: SocketType) -> object:
         "at its end": "",
     },
     over=CONNECTED,
-    notes="TCP's is ENOTCONN by then. That there is a peer's name says nothing of its life.",
+    notes="That there is a peer's name says nothing of its life.",
 )
 def _(kit: Kit, pair: Pair) -> object:
     client, accepted = kit.pair(pair)

@@ -13,6 +13,7 @@ from udslab.word import Word
 __all__ = [
     "BEHAVIOURS",
     "CONNECTED",
+    "LISTENING",
     "PAIRS",
     "RECORDS",
     "STREAMS",
@@ -63,6 +64,8 @@ CONNECTED = _pairs(SocketType.STREAM, SocketType.SEQPACKET)
 RECORDS = _pairs(SocketType.DGRAM, SocketType.SEQPACKET)
 """Those of types that keep boundaries."""
 TYPES = tuple(SocketType)
+LISTENING = (SocketType.STREAM, SocketType.SEQPACKET)
+"""Those types that listen and accept."""
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,28 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Sequence
 
-from udslab.atlas import naming
+from udslab.atlas import (
+    abstract,
+    accepting,
+    binding,
+    connecting,
+    listening,
+    naming,
+    unnamed,
+)
 from udslab.atlas.behaviour import BEHAVIOURS, Behaviour
 
-__all__ = ["GROUPS", "naming", "select"]
+__all__ = [
+    "GROUPS",
+    "abstract",
+    "accepting",
+    "binding",
+    "connecting",
+    "listening",
+    "naming",
+    "select",
+    "unnamed",
+]
 
 GROUPS = {
     "NAM": "Naming and sun_path",

@@ -5,21 +5,38 @@ from __future__ import annotations
 import errno
 import json
 import os
+import select
 import signal
 import socket
+import struct
 import sys
+import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from typing import Any, Union
 
 from udslab.atlas.behaviour import Kind, NotHere, Pair
+from udslab.atlas.requirement import Requirement, why_not
 from udslab.limits import become
 from udslab.socktype import SocketType
 
-__all__ = ["OTHER_UID", "Child", "Kit", "errno_of"]
+__all__ = [
+    "OTHER_UID",
+    "Child",
+    "Kit",
+    "errno_of",
+    "events",
+    "limit_waiting",
+    "outcome",
+]
 
+Socket = socket.socket
+"""For annotations in :class:`Kit`, where ``socket`` is a method."""
 OTHER_UID = 65534
 """The user that a child becomes: nobody, on most systems; and its group."""
+
+
+_NAMES = {**errno.errorcode, errno.EAGAIN: "EAGAIN", errno.EOPNOTSUPP: "EOPNOTSUPP"}
 
 
 def errno_of(call: Callable[..., Any], *arguments: Any) -> str:
@@ -29,8 +46,35 @@ def errno_of(call: Callable[..., Any], *arguments: Any) -> str:
     except OSError as error:
         if error.errno is None:
             return type(error).__name__
-        return errno.errorcode.get(error.errno, str(error.errno))
+        return _NAMES.get(error.errno, str(error.errno))
     return "ok"
+
+
+def outcome(call: Callable[..., Any], *arguments: Any) -> Any:
+    """What a call gives (bytes as text), or the name of the errno with which it fails."""
+    given: list[Any] = []
+    said = errno_of(lambda: given.append(call(*arguments)))
+    if said != "ok":
+        return said
+    return given[0].decode("latin-1") if isinstance(given[0], bytes) else given[0]
+
+
+def limit_waiting(sock: socket.socket, seconds: float) -> None:
+    """Let a blocking socket's sends and receives fail with EAGAIN after this time."""
+    limit = struct.pack("@ll", int(seconds), int(seconds % 1 * 1e6))
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+
+
+_EVENTS = {"IN": 0x1, "PRI": 0x2, "OUT": 0x4, "ERR": 0x8, "HUP": 0x10, "RDHUP": 0x2000}
+
+
+def events(sock: socket.socket, asked: str = "IN|PRI|OUT|RDHUP", seconds: float = 0) -> str:
+    """What poll(2) says of a socket at once, or within a time: "IN|OUT"."""
+    poll = select.poll()
+    poll.register(sock, sum(_EVENTS[word] for word in asked.split("|") if word))
+    bits = sum(bits for _, bits in poll.poll(seconds * 1000))
+    return "|".join(word for word, bit in _EVENTS.items() if bits & bit)
 
 
 class Child:
@@ -62,6 +106,23 @@ class Child:
         if "error" in told:
             raise RuntimeError(told["error"])
         return told["result"]
+
+    def sleeps(self) -> bool:
+        """Whether it comes to wait in a call of the system (or ends); what is to wake it must not have happened yet."""
+        end = time.monotonic() + 2
+        while time.monotonic() < end:
+            state = self._state()
+            if state in "SZX":
+                return state == "S"
+            time.sleep(0.001)
+        return False
+
+    def _state(self) -> str:
+        try:
+            with open(f"/proc/{self.pid}/stat", "rb") as file:
+                return file.read().rpartition(b")")[2].split()[0].decode()
+        except FileNotFoundError:
+            raise NotHere("no /proc that tells what a process does") from None
 
     def wait(self) -> str:
         """How it ends: "status 0", or the name of a signal. Instead of :meth:`result`."""
@@ -128,17 +189,22 @@ class Kit:
 
     def socket(
         self, type: Union[SocketType, str] = SocketType.STREAM, bind: Any = None, listen: int | None = None
-    ) -> socket.socket:
+    ) -> Socket:
         """A blocking socket that waits five seconds at the most, unless it is told otherwise: bound, and listening with
         that backlog, if these are given."""
-        sock: socket.socket = self.close_at_end(socket.socket(socket.AF_UNIX, SocketType(type).constant))
+        sock: Socket = self.close_at_end(socket.socket(socket.AF_UNIX, SocketType(type).constant))
         if bind is not None:
             sock.bind(bind)
         if listen is not None:
             sock.listen(listen)
         return sock
 
-    def pair(self, pair: Pair) -> tuple[socket.socket, socket.socket]:
+    def server(self, type: Union[SocketType, str] = SocketType.STREAM, address: Any = None) -> Socket:
+        """A socket bound there, or at a fresh path; it listens if it is of a type that does."""
+        backlog = 5 if SocketType(type).connects else None
+        return self.socket(type, bind=self.path() if address is None else address, listen=backlog)
+
+    def pair(self, pair: Pair) -> tuple[Socket, Socket]:
         """Two sockets that are connected with each other, of this kind. The first has connected (or sends), the second
         was accepted (or bound); a pair of datagram sockets is connected both ways."""
         if pair.kind is Kind.SOCKETPAIR:
@@ -154,7 +220,7 @@ class Kit:
     def _address(self, kind: Kind) -> Any:
         return self.path() if kind is Kind.PATHNAME else self.abstract()
 
-    def _meet(self, pair: Pair) -> tuple[socket.socket, socket.socket]:
+    def _meet(self, pair: Pair) -> tuple[Socket, Socket]:
         right = self.socket(pair.type, bind=self._address(pair.kind))
         left = self.socket(pair.type)
         if pair.type is SocketType.DGRAM:
@@ -187,6 +253,16 @@ class Kit:
             return function()
 
         return self.in_child(other)
+
+    def unprivileged(self, function: Callable[[], Any]) -> Any:
+        """The same as somebody who is bound by modes: as another user if this one is not, else in a child of this user.
+        So let modes give all users the same."""
+        if why_not(Requirement.DAC_OVERRIDE):
+            return self.in_child(function)
+        why = why_not(Requirement.OTHER_USER)
+        if why:
+            raise NotHere(why)
+        return self.as_other_user(function)
 
 
 def _kill_if_there(pid: int) -> None:

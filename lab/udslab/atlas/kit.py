@@ -5,21 +5,39 @@ from __future__ import annotations
 import errno
 import json
 import os
+import select
 import signal
 import socket
+import struct
 import sys
+import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from typing import Any, Union
 
 from udslab.atlas.behaviour import Kind, NotHere, Pair
+from udslab.atlas.requirement import Requirement, why_not
 from udslab.limits import become
 from udslab.socktype import SocketType
 
-__all__ = ["OTHER_UID", "Child", "Kit", "errno_of"]
+__all__ = [
+    "OTHER_UID",
+    "Child",
+    "Kit",
+    "count_signals",
+    "errno_of",
+    "events",
+    "fill",
+    "limit_waiting",
+    "outcome",
+]
 
 OTHER_UID = 65534
 """The user that a child becomes: nobody, on most systems; and its group."""
+
+
+_NAMES = {**errno.errorcode, errno.EAGAIN: "EAGAIN", errno.EOPNOTSUPP: "EOPNOTSUPP"}
+"""Where a number has two names, that of the manual pages."""
 
 
 def errno_of(call: Callable[..., Any], *arguments: Any) -> str:
@@ -29,8 +47,54 @@ def errno_of(call: Callable[..., Any], *arguments: Any) -> str:
     except OSError as error:
         if error.errno is None:
             return type(error).__name__
-        return errno.errorcode.get(error.errno, str(error.errno))
+        return _NAMES.get(error.errno, str(error.errno))
     return "ok"
+
+
+def outcome(call: Callable[..., Any], *arguments: Any) -> Any:
+    """What a call gives (bytes as text), or the name of the errno with which it fails."""
+    given: list[Any] = []
+    said = errno_of(lambda: given.append(call(*arguments)))
+    if said != "ok":
+        return said
+    return given[0].decode("latin-1") if isinstance(given[0], bytes) else given[0]
+
+
+def fill(sock: socket.socket, message: bytes = b"x", address: Any = None) -> int:
+    """Send a message again and again until that would block; how many bytes have gone."""
+    sent = 0
+    with suppress(BlockingIOError):
+        while True:
+            if address is None:
+                sent += sock.send(message, socket.MSG_DONTWAIT)
+            else:
+                sent += sock.sendto(message, socket.MSG_DONTWAIT, address)
+    return sent
+
+
+def limit_waiting(sock: socket.socket, seconds: float) -> None:
+    """Let a blocking socket's sends and receives fail with EAGAIN after this time."""
+    limit = struct.pack("@ll", int(seconds), int(seconds % 1 * 1e6))
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+
+
+_EVENTS = {"IN": 0x1, "PRI": 0x2, "OUT": 0x4, "ERR": 0x8, "HUP": 0x10, "RDHUP": 0x2000}
+
+
+def events(sock: socket.socket, asked: str = "IN|PRI|OUT|RDHUP", seconds: float = 0) -> str:
+    """What poll(2) says of a socket at once, or within a time: "IN|OUT"."""
+    poll = select.poll()
+    poll.register(sock, sum(_EVENTS[word] for word in asked.split("|") if word))
+    bits = sum(bits for _, bits in poll.poll(seconds * 1000))
+    return "|".join(word for word, bit in _EVENTS.items() if bits & bit)
+
+
+def count_signals(number: int) -> list[int]:
+    """A list that gets an item for every such signal from now on."""
+    seen: list[int] = []
+    signal.signal(number, lambda number, _: seen.append(number))
+    return seen
 
 
 class Child:
@@ -62,6 +126,23 @@ class Child:
         if "error" in told:
             raise RuntimeError(told["error"])
         return told["result"]
+
+    def sleeps(self) -> bool:
+        """Whether it comes to wait in a call of the system (or ends); what is to wake it must not have happened yet."""
+        end = time.monotonic() + 2
+        while time.monotonic() < end:
+            state = self._state()
+            if state in "SZX":
+                return state == "S"
+            time.sleep(0.001)
+        return False
+
+    def _state(self) -> str:
+        try:
+            with open(f"/proc/{self.pid}/stat", "rb") as file:
+                return file.read().rpartition(b")")[2].split()[0].decode()
+        except FileNotFoundError:
+            raise NotHere("no /proc that tells what a process does") from None
 
     def wait(self) -> str:
         """How it ends: "status 0", or the name of a signal. Instead of :meth:`result`."""
@@ -187,6 +268,16 @@ class Kit:
             return function()
 
         return self.in_child(other)
+
+    def unprivileged(self, function: Callable[[], Any]) -> Any:
+        """The same as somebody who is bound by modes: as another user if this is root, else in a child of this user.
+        So let modes give all users the same."""
+        if os.geteuid() != 0:
+            return self.in_child(function)
+        why = why_not(Requirement.OTHER_USER)
+        if why:
+            raise NotHere(why)
+        return self.as_other_user(function)
 
 
 def _kill_if_there(pid: int) -> None:

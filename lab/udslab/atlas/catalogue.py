@@ -5,10 +5,18 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Sequence
 
-from udslab.atlas import naming
+from udslab.atlas import (
+    naming,
+    streams,
+)
 from udslab.atlas.behaviour import BEHAVIOURS, Behaviour
 
-__all__ = ["GROUPS", "naming", "select"]
+__all__ = [
+    "GROUPS",
+    "naming",
+    "select",
+    "streams",
+]
 
 GROUPS = {
     "NAM": "Naming and sun_path",

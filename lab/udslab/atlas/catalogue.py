@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from udslab.atlas import (
     closing,
+    datagrams,
     naming,
     streams,
 )
@@ -15,6 +16,7 @@ from udslab.atlas.behaviour import BEHAVIOURS, Behaviour
 __all__ = [
     "GROUPS",
     "closing",
+    "datagrams",
     "naming",
     "select",
     "streams",

@@ -9,6 +9,7 @@ from udslab.atlas import (
     closing,
     datagrams,
     naming,
+    seqpackets,
     streams,
 )
 from udslab.atlas.behaviour import BEHAVIOURS, Behaviour
@@ -19,6 +20,7 @@ __all__ = [
     "datagrams",
     "naming",
     "select",
+    "seqpackets",
     "streams",
 ]
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from udslab.atlas import (
     closing,
     datagrams,
+    flags,
     naming,
     seqpackets,
     streams,
@@ -18,6 +19,7 @@ __all__ = [
     "GROUPS",
     "closing",
     "datagrams",
+    "flags",
     "naming",
     "select",
     "seqpackets",

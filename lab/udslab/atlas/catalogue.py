@@ -6,6 +6,7 @@ import fnmatch
 from collections.abc import Sequence
 
 from udslab.atlas import (
+    buffers,
     closing,
     datagrams,
     flags,
@@ -17,6 +18,7 @@ from udslab.atlas.behaviour import BEHAVIOURS, Behaviour
 
 __all__ = [
     "GROUPS",
+    "buffers",
     "closing",
     "datagrams",
     "flags",

@@ -11,6 +11,7 @@ from udslab.atlas import (
     datagrams,
     flags,
     naming,
+    polling,
     seqpackets,
     streams,
 )
@@ -23,6 +24,7 @@ __all__ = [
     "datagrams",
     "flags",
     "naming",
+    "polling",
     "select",
     "seqpackets",
     "streams",

@@ -142,7 +142,7 @@ def _(kit: Kit, pair: Pair) -> object:
         ends = kit.pair(pair)
         if option is not None:
             ends[end].setsockopt(_SOL, option, 1)
-        return fill(ends[0], b"m" * 100)
+        return sum(fill(ends[0], b"m" * 100))
 
     usual = room()
     words = {True: "the same", False: "less"}
@@ -166,7 +166,7 @@ def _(kit: Kit, pair: Pair) -> object:
     for name, size in (("1 byte", 1), ("4 KiB", 4096), ("1 MiB", 1 << 20)):
         left, _ = kit.pair(pair)
         _default_buffer(left)
-        seen[name] = fill(left, b"m" * size)
+        seen[name] = sum(fill(left, b"m" * size))
     return seen
 
 

@@ -94,8 +94,8 @@ def _(kit: Kit, pair: Pair) -> object:
 def _(kit: Kit, pair: Pair) -> object:
     left, right = kit.pair(pair)
 
-    def offset() -> int:
-        return int(right.getsockopt(socket.SOL_SOCKET, _SO_PEEK_OFF))
+    def offset() -> object:
+        return outcome(right.getsockopt, socket.SOL_SOCKET, _SO_PEEK_OFF)
 
     seen: dict[str, object] = {"at first": offset()}
     right.setsockopt(socket.SOL_SOCKET, _SO_PEEK_OFF, 0)

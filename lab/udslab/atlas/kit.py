@@ -60,15 +60,23 @@ def outcome(call: Callable[..., Any], *arguments: Any) -> Any:
     return given[0].decode("latin-1") if isinstance(given[0], bytes) else given[0]
 
 
-def fill(sock: socket.socket, message: bytes = b"x", address: Any = None) -> int:
-    """Send a message again and again until that would block; how many bytes have gone."""
-    sent = 0
-    with suppress(BlockingIOError):
-        while True:
-            if address is None:
-                sent += sock.send(message, socket.MSG_DONTWAIT)
-            else:
-                sent += sock.sendto(message, socket.MSG_DONTWAIT, address)
+_MANY = 10_000
+
+
+def fill(sock: socket.socket, *messages: bytes, address: Any = None) -> list[int]:
+    """Send until that would block: the first message again and again, and then the next one. How much each has sent.
+
+    Without any: of 4 KiB first, then single bytes, so that nothing at all fits any more."""
+    sent: list[int] = []
+    for message in messages or (b"m" * 4096, b"m"):
+        with suppress(BlockingIOError):
+            while len(sent) < _MANY:
+                if address is None:
+                    sent.append(sock.send(message, socket.MSG_DONTWAIT))
+                else:
+                    sent.append(sock.sendto(message, socket.MSG_DONTWAIT, address))
+    if len(sent) >= _MANY:
+        raise RuntimeError(f"not full after {_MANY:,} messages")
     return sent
 
 

@@ -184,7 +184,7 @@ def _(kit: Kit, pair: Pair) -> object:
         return is_so
 
     filling = [writable()]
-    while outcome(left.send, b"x", _NOW) == 1:
+    while outcome(left.send, b"x", _NOW) == 1 and len(filling) < 1000:
         filling.append(writable())
     draining = [writable()]
     while outcome(right.recv, 1, _NOW) == "x":

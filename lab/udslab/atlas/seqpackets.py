@@ -11,7 +11,7 @@ import termios
 
 from udslab.atlas import calls
 from udslab.atlas.behaviour import PAIRS, TYPES, Kind, Pair, behaviour
-from udslab.atlas.kit import Kit, errno_of, events, outcome
+from udslab.atlas.kit import Kit, errno_of, events, limit_waiting, outcome
 from udslab.atlas.requirement import Requirement
 from udslab.socktype import SocketType
 
@@ -100,6 +100,8 @@ def _(kit: Kit, kind: Kind) -> object:
 )
 def _(kit: Kit, pair: Pair) -> object:
     left, right = kit.pair(pair)
+    if pair.blocking:
+        limit_waiting(left, 0.1)
     left.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 20000)
     longest = outcome(left.send, b"m" * 39968)
     longer = outcome(left.send, b"m" * 39969)

@@ -331,7 +331,8 @@ def _(kit: Kit) -> object:
 @behaviour(
     "STR-18",
     "recvmsg overwrites msg_flags when it succeeds and leaves it when it fails; it never writes to the iovec",
-    source="gVisor test/syscalls/linux/socket_generic_test_cases.cc, RecvmsgMsghdrFlagsCleared, RecvmsgIovNotUpdated",
+    source="gVisor test/syscalls/linux/socket_generic_test_cases.cc, "
+    "RecvmsgMsghdrFlagsCleared, RecvmsgMsghdrFlagsNotClearedOnFailure, RecvmsgIovNotUpdated",
     expected={"failed": ["EAGAIN", 0x12345678, True], "succeeded": [3, 0, True]},
     over=_SOCKETPAIRS,
     needs=Requirement.CTYPES,
@@ -359,7 +360,7 @@ def _name(said: object) -> object:
     "STR-19",
     "time-outs with a million microseconds or negative ones are refused with EDOM; negative seconds mean not to wait",
     source="kernel net/core/sock.c, sock_set_timeout; gVisor test/syscalls/linux/socket_generic_test_cases.cc, "
-    "RecvTimeoutUsecTooLarge, SendTimeoutUsecNeg, RecvTimeoutNegSecRecvFails",
+    "RecvTimeoutUsecTooLarge, SendTimeoutUsecNeg, RecvTimeoutNegSecRead",
     expected={
         "receive": {"1,000,000 us": "EDOM", "-1 us": "EDOM", "-1 s": "ok", "999,999 us": "ok"},
         "send": {"1,000,000 us": "EDOM", "-1 us": "EDOM", "-1 s": "ok", "999,999 us": "ok"},

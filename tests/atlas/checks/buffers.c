@@ -1,5 +1,5 @@
 /* Five rows of BUF, measured without udslab: one line "ID JSON" each. In an empty directory. */
-#include "check.h"
+#include "results.h"
 #include <netinet/in.h>
 #include <linux/sockios.h>
 

@@ -1,5 +1,5 @@
 /* Five rows of SHU, measured without udslab: one line "ID JSON" each. */
-#include "check.h"
+#include "results.h"
 
 static void end_of_file(void)
 {

@@ -1,5 +1,5 @@
 /* Five rows of FLG, measured without udslab: one line "ID JSON" each. */
-#include "check.h"
+#include "results.h"
 #include <linux/sockios.h>
 
 static void peek(void)

@@ -1,5 +1,5 @@
 /* Five rows of POL, measured without udslab: one line "ID JSON" each. In an empty directory. */
-#include "check.h"
+#include "results.h"
 
 static void without_peer(void)
 {

@@ -1,5 +1,5 @@
 /* Five rows of SEQ, measured without udslab: one line "ID JSON" each. */
-#include "check.h"
+#include "results.h"
 
 static void boundaries(void)
 {

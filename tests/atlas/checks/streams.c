@@ -1,5 +1,5 @@
 /* Five rows of STR, measured without udslab: one line "ID JSON" each. In an empty directory. */
-#include "check.h"
+#include "results.h"
 
 static int pipes;
 

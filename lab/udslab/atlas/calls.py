@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, Union
 
@@ -21,18 +22,31 @@ __all__ = [
     "address",
     "bind",
     "connect",
+    "eventfd",
+    "get_option",
     "getpeername",
     "getpeername_at",
     "getsockname",
     "getsockname_at",
+    "io_uring_setup",
     "listen",
     "mount",
+    "readv_at",
+    "recvfrom_nothing",
+    "recvmmsg",
+    "recvmsg_flags",
+    "send_at",
+    "send_control",
+    "sendmmsg",
     "setfsuid",
     "socketpair",
+    "splice",
 ]
 
 BAD_POINTER = 1
 """Where nothing is mapped."""
+_HEADER = "@PIPNPNi0P"  # struct msghdr
+_VECTOR = "@PN"  # struct iovec
 
 
 class Memory:
@@ -53,6 +67,10 @@ def _call(name: str, *arguments: Any) -> int:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
     return done
+
+
+def _size(number: int) -> Any:
+    return ctypes.c_size_t(number)
 
 
 def _pointer(address: int) -> Any:
@@ -81,6 +99,19 @@ def connect(sock: socket.socket, name: Union[bytes, int], length: int | None = N
     _named("connect", sock, name, length)
 
 
+def eventfd(count: int) -> int:
+    """eventfd(2), which Python has from 3.10 on: a descriptor that is closed on exec."""
+    return _call("eventfd", ctypes.c_uint(count), os.O_CLOEXEC)
+
+
+def get_option(fd: int, level: int, option: int, room: int) -> tuple[int, int]:
+    """getsockopt(2) with so much room: the errno (0 for none), and the length that was told all the same."""
+    place = Memory(max(room, 1))
+    length = ctypes.c_uint(room)
+    failed = _libc.getsockopt(fd, level, option, _pointer(place.address), ctypes.byref(length))
+    return (ctypes.get_errno() if failed else 0), int(length.value)
+
+
 def getpeername(sock: socket.socket, room: int = 128, length: int | None = None) -> tuple[bytes, int]:
     """getpeername(2) with so much room: as :func:`accept_into`."""
     return _into("getpeername", sock, room, length)[1:]
@@ -101,6 +132,23 @@ def getsockname_at(sock: socket.socket, address: int) -> None:
     _call("getsockname", sock.fileno(), _pointer(address), ctypes.byref(ctypes.c_int(110)))
 
 
+def _headers(messages: Sequence[bytes]) -> tuple[Memory, Memory, Memory]:
+    """struct mmsghdr for each, and what these point to."""
+    place = Memory(b"".join(messages) or 1)
+    vectors = b""
+    at = place.address
+    for each in messages:
+        vectors += struct.pack(_VECTOR, at, len(each))
+        at += len(each)
+    vector = Memory(vectors)
+    step = struct.calcsize(_VECTOR)
+    header = b"".join(
+        struct.pack(_HEADER, 0, 0, vector.address + step * number, 1, 0, 0, 0) + struct.pack("@I0P", 0)
+        for number in range(len(messages))
+    )
+    return place, vector, Memory(header)
+
+
 def _into(name: str, sock: socket.socket, room: int, length: int | None) -> tuple[int, bytes, int]:
     place = Memory(b"\xff" * max(room, 1))
     told = ctypes.c_int(room if length is None else length)
@@ -108,12 +156,10 @@ def _into(name: str, sock: socket.socket, room: int, length: int | None) -> tupl
     return done, bytes(place)[:room], told.value
 
 
-def _named(call: str, sock: socket.socket, name: Union[bytes, int], length: int | None) -> None:
-    if isinstance(name, int):
-        _call(call, sock.fileno(), _pointer(name), length)
-    else:
-        place = Memory(name.ljust(128, b"\0"))
-        _call(call, sock.fileno(), _pointer(place.address), len(name) if length is None else length)
+def io_uring_setup(entries: int) -> int:
+    """io_uring_setup(2): the descriptor of a ring. It has the same number on all machines but alpha."""
+    parameters = Memory(120)
+    return _call("syscall", ctypes.c_long(425), ctypes.c_long(entries), _pointer(parameters.address))
 
 
 def listen(sock: socket.socket, backlog: int) -> None:
@@ -126,6 +172,68 @@ def mount(source: str, target: str, type: str = "", flags: int = 0) -> None:
     _call("mount", source.encode(), target.encode(), type.encode(), ctypes.c_ulong(flags), None)
 
 
+def _named(call: str, sock: socket.socket, name: Union[bytes, int], length: int | None) -> None:
+    if isinstance(name, int):
+        _call(call, sock.fileno(), _pointer(name), length)
+    else:
+        place = Memory(name.ljust(128, b"\0"))
+        _call(call, sock.fileno(), _pointer(place.address), len(name) if length is None else length)
+
+
+def readv_at(fd: int, vectors: Sequence[tuple[int, int]]) -> int:
+    """readv(2) into these addresses and lengths."""
+    memory = Memory(b"".join(struct.pack(_VECTOR, *each) for each in vectors))
+    return _call("readv", fd, _pointer(memory.address), len(vectors))
+
+
+def recvfrom_nothing(fd: int, flags: int) -> int:
+    """recvfrom(2) into a null pointer of length 0."""
+    return _call("recvfrom", fd, None, _size(0), flags, None, None)
+
+
+def recvmmsg(fd: int, count: int, flags: int = 0, timeout: tuple[int, int] | None = None) -> int:
+    """How many messages, of ``count`` at the most, recvmmsg(2) receives into one byte each."""
+    _place, _vector, headers = _headers([b"x"] * count)
+    limit = None if timeout is None else Memory(struct.pack("@ll", *timeout))
+    pointer = None if limit is None else _pointer(limit.address)
+    return _call("recvmmsg", fd, _pointer(headers.address), count, flags, pointer)
+
+
+def recvmsg_flags(fd: int, room: int, flags: int, before: int) -> tuple[Any, int, bool]:
+    """recvmsg(2) with ``msg_flags`` of ``before``: the OSError or the number of bytes; ``msg_flags`` after it; and
+    whether the iovec is as it was."""
+    place = Memory(max(room, 1))
+    given = struct.pack(_VECTOR, place.address, room)
+    vector = Memory(given)
+    header = Memory(struct.pack(_HEADER, 0, 0, vector.address, 1, 0, 0, before))
+    said: Any
+    try:
+        said = _call("recvmsg", fd, _pointer(header.address), flags)
+    except OSError as error:
+        said = error
+    return said, struct.unpack(_HEADER, bytes(header))[6], bytes(vector) == given
+
+
+def send_at(fd: int, address: int, length: int, flags: int = 0) -> int:
+    """send(2) of what is at an address."""
+    return _call("send", fd, _pointer(address), _size(length), flags)
+
+
+def send_control(fd: int, data: bytes, control: bytes) -> int:
+    """sendmsg(2) with these bytes as control messages, whatever they say of their lengths; how much was sent."""
+    content = Memory(data)
+    vector = Memory(struct.pack(_VECTOR, content.address, len(data)))
+    messages = Memory(control)
+    header = Memory(struct.pack(_HEADER, 0, 0, vector.address, 1, messages.address, len(control), 0))
+    return _call("sendmsg", fd, _pointer(header.address), 0)
+
+
+def sendmmsg(fd: int, messages: Sequence[bytes], flags: int = 0) -> int:
+    """How many of the messages sendmmsg(2) sends."""
+    _place, _vectors, headers = _headers(messages)
+    return _call("sendmmsg", fd, _pointer(headers.address), len(messages), flags)
+
+
 def setfsuid(uid: int) -> None:
     """setfsuid(2), which tells of no failure."""
     _libc.setfsuid(uid)
@@ -136,3 +244,9 @@ def socketpair(domain: int, type: int, protocol: int = 0, pointer: int = 0) -> t
     pair = (ctypes.c_int * 2)()
     _call("socketpair", domain, type, protocol, _pointer(pointer) if pointer else pair)
     return pair[0], pair[1]
+
+
+def splice(source: int, target: int, length: int) -> int:
+    """splice(2), one of the two being a pipe."""
+    return _call("splice", source, None, target, None, _size(length), 0)
+

@@ -9,9 +9,19 @@ from udslab.atlas import (
     abstract,
     accepting,
     binding,
+    buffers,
+    closing,
     connecting,
+    credentials,
+    datagrams,
+    flags,
+    lifetime,
     listening,
     naming,
+    polling,
+    rights,
+    seqpackets,
+    streams,
     unnamed,
 )
 from udslab.atlas.behaviour import BEHAVIOURS, Behaviour
@@ -21,10 +31,20 @@ __all__ = [
     "abstract",
     "accepting",
     "binding",
+    "buffers",
+    "closing",
     "connecting",
+    "credentials",
+    "datagrams",
+    "flags",
+    "lifetime",
     "listening",
     "naming",
+    "polling",
+    "rights",
     "select",
+    "seqpackets",
+    "streams",
     "unnamed",
 ]
 
@@ -63,7 +83,7 @@ def select(patterns: Sequence[str] = ()) -> list[Behaviour]:
     Raises ValueError for a pattern that no id matches."""
     chosen: dict[str, Behaviour] = {}
     for pattern in patterns or ["*"]:
-        found = fnmatch.filter(BEHAVIOURS, pattern.upper())
+        found = [id for id in BEHAVIOURS if fnmatch.fnmatchcase(id.upper(), pattern.upper())]
         if not found:
             raise ValueError(f"no behaviour is called {pattern!r}")
         chosen.update((id, BEHAVIOURS[id]) for id in found)

@@ -24,8 +24,10 @@ __all__ = [
     "OTHER_UID",
     "Child",
     "Kit",
+    "count_signals",
     "errno_of",
     "events",
+    "fill",
     "limit_waiting",
     "outcome",
 ]
@@ -37,6 +39,7 @@ OTHER_UID = 65534
 
 
 _NAMES = {**errno.errorcode, errno.EAGAIN: "EAGAIN", errno.EOPNOTSUPP: "EOPNOTSUPP"}
+"""Where a number has two names, that of the manual pages."""
 
 
 def errno_of(call: Callable[..., Any], *arguments: Any) -> str:
@@ -59,6 +62,26 @@ def outcome(call: Callable[..., Any], *arguments: Any) -> Any:
     return given[0].decode("latin-1") if isinstance(given[0], bytes) else given[0]
 
 
+_MANY = 10_000
+
+
+def fill(sock: socket.socket, *messages: bytes, address: Any = None) -> list[int]:
+    """Send until that would block: the first message again and again, and then the next one. How much each has sent.
+
+    Without any: of 4 KiB first, then single bytes, so that nothing at all fits any more."""
+    sent: list[int] = []
+    for message in messages or (b"m" * 4096, b"m"):
+        with suppress(BlockingIOError):
+            while len(sent) < _MANY:
+                if address is None:
+                    sent.append(sock.send(message, socket.MSG_DONTWAIT))
+                else:
+                    sent.append(sock.sendto(message, socket.MSG_DONTWAIT, address))
+    if len(sent) >= _MANY:
+        raise RuntimeError(f"not full after {_MANY:,} messages")
+    return sent
+
+
 def limit_waiting(sock: socket.socket, seconds: float) -> None:
     """Let a blocking socket's sends and receives fail with EAGAIN after this time."""
     limit = struct.pack("@ll", int(seconds), int(seconds % 1 * 1e6))
@@ -75,6 +98,13 @@ def events(sock: socket.socket, asked: str = "IN|PRI|OUT|RDHUP", seconds: float 
     poll.register(sock, sum(_EVENTS[word] for word in asked.split("|") if word))
     bits = sum(bits for _, bits in poll.poll(seconds * 1000))
     return "|".join(word for word, bit in _EVENTS.items() if bits & bit)
+
+
+def count_signals(number: int) -> list[int]:
+    """A list that gets an item for every such signal from now on."""
+    seen: list[int] = []
+    signal.signal(number, lambda number, _: seen.append(number))
+    return seen
 
 
 class Child:

@@ -5,10 +5,16 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Sequence
 
-from udslab.atlas import naming
+from udslab.atlas import (
+    naming,
+)
 from udslab.atlas.behaviour import BEHAVIOURS, Behaviour
 
-__all__ = ["GROUPS", "naming", "select"]
+__all__ = [
+    "GROUPS",
+    "naming",
+    "select",
+]
 
 GROUPS = {
     "NAM": "Naming and sun_path",
@@ -45,7 +51,7 @@ def select(patterns: Sequence[str] = ()) -> list[Behaviour]:
     Raises ValueError for a pattern that no id matches."""
     chosen: dict[str, Behaviour] = {}
     for pattern in patterns or ["*"]:
-        found = fnmatch.filter(BEHAVIOURS, pattern.upper())
+        found = [id for id in BEHAVIOURS if fnmatch.fnmatchcase(id.upper(), pattern.upper())]
         if not found:
             raise ValueError(f"no behaviour is called {pattern!r}")
         chosen.update((id, BEHAVIOURS[id]) for id in found)

@@ -13,13 +13,20 @@ from contextlib import ExitStack, suppress
 from typing import Any, Union
 
 from udslab.atlas.behaviour import Kind, NotHere, Pair
+from udslab.atlas.requirement import Requirement, why_not
 from udslab.limits import become
 from udslab.socktype import SocketType
 
 __all__ = ["OTHER_UID", "Child", "Kit", "errno_of"]
 
+Socket = socket.socket
+"""For annotations in :class:`Kit`, where ``socket`` is a method."""
 OTHER_UID = 65534
 """The user that a child becomes: nobody, on most systems; and its group."""
+
+
+_NAMES = {**errno.errorcode, errno.EAGAIN: "EAGAIN", errno.EOPNOTSUPP: "EOPNOTSUPP"}
+"""Where a number has two names, that of the manual pages."""
 
 
 def errno_of(call: Callable[..., Any], *arguments: Any) -> str:
@@ -29,7 +36,7 @@ def errno_of(call: Callable[..., Any], *arguments: Any) -> str:
     except OSError as error:
         if error.errno is None:
             return type(error).__name__
-        return errno.errorcode.get(error.errno, str(error.errno))
+        return _NAMES.get(error.errno, str(error.errno))
     return "ok"
 
 
@@ -128,17 +135,17 @@ class Kit:
 
     def socket(
         self, type: Union[SocketType, str] = SocketType.STREAM, bind: Any = None, listen: int | None = None
-    ) -> socket.socket:
+    ) -> Socket:
         """A blocking socket that waits five seconds at the most, unless it is told otherwise: bound, and listening with
         that backlog, if these are given."""
-        sock: socket.socket = self.close_at_end(socket.socket(socket.AF_UNIX, SocketType(type).constant))
+        sock: Socket = self.close_at_end(socket.socket(socket.AF_UNIX, SocketType(type).constant))
         if bind is not None:
             sock.bind(bind)
         if listen is not None:
             sock.listen(listen)
         return sock
 
-    def pair(self, pair: Pair) -> tuple[socket.socket, socket.socket]:
+    def pair(self, pair: Pair) -> tuple[Socket, Socket]:
         """Two sockets that are connected with each other, of this kind. The first has connected (or sends), the second
         was accepted (or bound); a pair of datagram sockets is connected both ways."""
         if pair.kind is Kind.SOCKETPAIR:
@@ -154,7 +161,7 @@ class Kit:
     def _address(self, kind: Kind) -> Any:
         return self.path() if kind is Kind.PATHNAME else self.abstract()
 
-    def _meet(self, pair: Pair) -> tuple[socket.socket, socket.socket]:
+    def _meet(self, pair: Pair) -> tuple[Socket, Socket]:
         right = self.socket(pair.type, bind=self._address(pair.kind))
         left = self.socket(pair.type)
         if pair.type is SocketType.DGRAM:
@@ -187,6 +194,16 @@ class Kit:
             return function()
 
         return self.in_child(other)
+
+    def unprivileged(self, function: Callable[[], Any]) -> Any:
+        """The same as somebody who is bound by modes: as another user if this is root, else in a child of this user.
+        So let modes give all users the same."""
+        if os.geteuid() != 0:
+            return self.in_child(function)
+        why = why_not(Requirement.OTHER_USER)
+        if why:
+            raise NotHere(why)
+        return self.as_other_user(function)
 
 
 def _kill_if_there(pid: int) -> None:

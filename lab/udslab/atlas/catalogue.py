@@ -6,12 +6,14 @@ import fnmatch
 from collections.abc import Sequence
 
 from udslab.atlas import (
+    lifetime,
     naming,
 )
 from udslab.atlas.behaviour import BEHAVIOURS, Behaviour
 
 __all__ = [
     "GROUPS",
+    "lifetime",
     "naming",
     "select",
 ]

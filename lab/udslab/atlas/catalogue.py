@@ -6,6 +6,7 @@ import fnmatch
 from collections.abc import Sequence
 
 from udslab.atlas import (
+    credentials,
     lifetime,
     naming,
 )
@@ -13,6 +14,7 @@ from udslab.atlas.behaviour import BEHAVIOURS, Behaviour
 
 __all__ = [
     "GROUPS",
+    "credentials",
     "lifetime",
     "naming",
     "select",

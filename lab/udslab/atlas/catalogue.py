@@ -9,6 +9,7 @@ from udslab.atlas import (
     credentials,
     lifetime,
     naming,
+    rights,
 )
 from udslab.atlas.behaviour import BEHAVIOURS, Behaviour
 
@@ -17,6 +18,7 @@ __all__ = [
     "credentials",
     "lifetime",
     "naming",
+    "rights",
     "select",
 ]
 

@@ -249,4 +249,3 @@ def socketpair(domain: int, type: int, protocol: int = 0, pointer: int = 0) -> t
 def splice(source: int, target: int, length: int) -> int:
     """splice(2), one of the two being a pipe."""
     return _call("splice", source, None, target, None, _size(length), 0)
-

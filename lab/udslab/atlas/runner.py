@@ -120,7 +120,7 @@ def _why_not(each: Behaviour) -> str:
 
 
 class _Scratch:
-    """A private directory with a short path. (Not udslab.scratch's, whose sweep another kernel's lock would mislead.)"""
+    """A private directory with a short path. Not udslab.scratch's: another kernel's lock would mislead its sweep."""
 
     def __enter__(self) -> str:
         for parent in (tempfile.gettempdir(), *_SHORT):

@@ -23,7 +23,7 @@ from udslab.atlas.requirement import why_not
 from udslab.deadline import Deadline, now
 from udslab.word import Word
 
-__all__ = ["Cell", "Verdict", "place", "run"]
+__all__ = ["Cell", "Verdict", "count", "place", "run"]
 
 _SHORT = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108 - a private directory is made there
 
@@ -58,12 +58,12 @@ class Cell:
 
 
 def place() -> dict[str, Any]:
-    """Where this is: distribution, kernel, machine, Python, C library, user."""
+    """Where this is: distribution, kernel, machine, Python, C library, user; and ``gvisor``, where it is gVisor."""
     release: dict[str, str] = {}
     with suppress(OSError), open("/etc/os-release") as file:
         release = dict(line.strip().split("=", 1) for line in file if "=" in line)
     host = os.uname()
-    return {
+    known: dict[str, Any] = {
         "distro": " ".join(release.get(key, "").strip("\"'") for key in ("ID", "VERSION_ID")).strip() or "unknown",
         "kernel": host.release,
         "machine": host.machine,
@@ -71,6 +71,17 @@ def place() -> dict[str, Any]:
         "libc": _libc(),
         "uid": os.geteuid(),
     }
+    if _is_gvisor():
+        known["gvisor"] = True
+    return known
+
+
+def _is_gvisor() -> bool:
+    """gVisor calls itself Linux 4.4.0. Its /proc has a file that Linux has not got, and the name in its command line."""
+    with suppress(OSError), open("/proc/cmdline") as file:
+        if "gvisor" in file.read():
+            return True
+    return os.path.exists("/proc/sentry-meminfo")
 
 
 def _libc() -> str:
@@ -79,16 +90,28 @@ def _libc() -> str:
     return "unknown"
 
 
-def run(behaviours: Iterable[Behaviour], jobs: int = 1) -> Iterator[Cell]:
-    """Measure them, ``jobs`` at a time, and give each cell when it is known. Not for a process with threads: it forks.
+def _todo(behaviours: Iterable[Behaviour]) -> list[tuple[Behaviour, Any]]:
+    return [(each, variant) for each in behaviours for variant in (each.variants or ("",))]
 
-    What a measurement leaves behind, processes and files, is removed: it has a session and a directory of its own, and
-    its orphans come to this process."""
+
+def count(behaviours: Iterable[Behaviour]) -> int:
+    """How many cells they have."""
+    return len(_todo(behaviours))
+
+
+def run(behaviours: Iterable[Behaviour], jobs: int = 1, stop: int | None = None) -> Iterator[Cell]:
+    """Measure them, ``jobs`` at a time, and give each cell when it is known. Not for a process with threads: it forks.
+    ``stop``: a descriptor; once it can be read, that is the end.
+
+    What a measurement leaves behind, processes and files, is removed: it has a process group and a directory of its
+    own, and its orphans come to this process."""
     libc.adopt_orphans()
-    todo = [(each, variant) for each in behaviours for variant in (each.variants or ("",))]
+    todo = _todo(behaviours)
     todo.reverse()
     running: dict[int, _Measurement] = {}
     poll = select.poll()
+    if stop is not None:
+        poll.register(stop, select.POLLIN)
     with _Scratch() as top:
         try:
             while todo or running:
@@ -103,6 +126,8 @@ def run(behaviours: Iterable[Behaviour], jobs: int = 1) -> Iterator[Cell]:
                     poll.register(begun.fd, select.POLLIN)
                 wait = min((begun.deadline.left() or 0.0 for begun in running.values()), default=0.0)
                 ready = {fd for fd, _ in poll.poll(wait * 1000 + 1)}
+                if stop in ready:
+                    return
                 for begun in list(running.values()):
                     if (begun.fd in ready and begun.hear()) or begun.deadline.passed:
                         poll.unregister(begun.fd)
@@ -184,6 +209,11 @@ def _measure(each: Behaviour, variant: Any, directory: str, write: int) -> None:
     """In the child; never returns."""
     try:
         os.setpgid(0, 0)
+        libc.get_killed_with_parent()
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
         # A descriptor that measurements do not see as the next free one.
         os.dup2(write, 200)
         os.close(write)

@@ -60,11 +60,13 @@ class Divergence:
         """Whether it is about such a place."""
         return all(key in place and _fits(place[key], wanted) for key, wanted in self.place.items())
 
+    def is_about(self, id: str) -> bool:
+        """Whether it is about that behaviour."""
+        return any(fnmatchcase(id, glob) for glob in self.ids)
+
     def holds(self, cell: Cell) -> bool:
         """Whether it is about that cell, in its places."""
-        return any(fnmatchcase(cell.id, id) for id in self.ids) and any(
-            fnmatchcase(cell.variant, variant) for variant in self.variants
-        )
+        return self.is_about(cell.id) and any(fnmatchcase(cell.variant, glob) for glob in self.variants)
 
 
 def _fits(value: Any, wanted: str | bool) -> bool:

@@ -1,14 +1,17 @@
-"""What was measured in one place: its cells, and their form as JSON."""
+"""What was measured in one place: its cells, their form as JSON, and as the lines of a runner."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from udslab.atlas.runner import Cell, Verdict
+from udslab.errors import ServiceError
 
-__all__ = ["SCHEMA", "Survey"]
+__all__ = ["SCHEMA", "Reading", "Survey", "load"]
 
 SCHEMA = 1
 
@@ -27,8 +30,56 @@ class Survey:
 
     @classmethod
     def from_dict(cls, survey: Mapping[str, Any]) -> Survey:
-        """From what :meth:`as_dict` gave. Raises ValueError for another schema."""
-        if survey.get("schema") != SCHEMA:
-            raise ValueError(f"a survey of schema {SCHEMA} is wanted, not {survey.get('schema')!r}")
-        cells = tuple(Cell(**{**cell, "verdict": Verdict(cell["verdict"])}) for cell in survey["cells"])
-        return cls(dict(survey["place"]), cells)
+        """From what :meth:`as_dict` gave. Raises ValueError for another schema, and for what is no survey."""
+        if not isinstance(survey, Mapping) or survey.get("schema") != SCHEMA:
+            raise ValueError(f"no survey of schema {SCHEMA}")
+        try:
+            return cls(dict(survey["place"]), tuple(map(_cell, survey["cells"])))
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"a survey that lacks something: {error}") from error
+
+
+def _cell(told: Mapping[str, Any]) -> Cell:
+    return Cell(**{**told, "verdict": Verdict(told["verdict"])})
+
+
+class Reading:
+    """The JSON lines of a runner (``python3 -m udslab.atlas``), as they come. Iterating gives the cells.
+
+    Raises ValueError for what is no such line, also at the beginning; so where there is no line at all."""
+
+    def __init__(self, lines: Iterable[bytes]) -> None:
+        self._lines = iter(lines)
+        head = json.loads(next(self._lines, b"") or b"null")
+        if not isinstance(head, dict) or not {"place", "count"} <= head.keys():
+            raise ValueError("it does not begin with the place")
+        self.place: dict[str, Any] = head["place"]
+        self.count: int = head["count"]
+        """How many cells there will be."""
+        self.cells: list[Cell] = []
+        """Those that have come."""
+
+    def __iter__(self) -> Iterator[Cell]:
+        for line in self._lines:
+            try:
+                cell = _cell(json.loads(line))
+            except (KeyError, TypeError) as error:
+                raise ValueError(f"it says {line[:100]!r}") from error
+            self.cells.append(cell)
+            yield cell
+
+    @property
+    def survey(self) -> Survey:
+        """What has come."""
+        return Survey(self.place, tuple(self.cells))
+
+
+def load(path: str | os.PathLike[str]) -> list[Survey]:
+    """The surveys of a JSON file: one, or a list. Raises OSError; ServiceError for what is no such file."""
+    with open(path, encoding="utf-8") as file:
+        try:
+            whole = json.load(file)
+            return [Survey.from_dict(one) for one in (whole if isinstance(whole, list) else [whole])]
+        except ValueError as error:
+            hint = "it is to be what udslab atlas --json writes"
+            raise ServiceError(f"{os.fspath(path)}: {error}", hint) from error

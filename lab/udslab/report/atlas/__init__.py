@@ -2,6 +2,6 @@
 
 from udslab.report.atlas.html import atlas_html
 from udslab.report.atlas.markdown import atlas_markdown
-from udslab.report.atlas.terminal import print_survey
+from udslab.report.atlas.terminal import print_behaviour, print_survey
 
-__all__ = ["atlas_html", "atlas_markdown", "print_survey"]
+__all__ = ["atlas_html", "atlas_markdown", "print_behaviour", "print_survey"]

@@ -16,7 +16,7 @@ from udslab.atlas.runner import Cell, Verdict
 from udslab.places.survey import Survey
 from udslab.report.text import clean
 
-__all__ = ["SEVERITY", "Atlas", "Part", "Place", "Result", "Row", "label", "parts"]
+__all__ = ["SEVERITY", "Atlas", "Part", "Place", "Result", "Row", "label", "parts", "total"]
 
 SEVERITY = (Verdict.UNEXPECTED, Verdict.KNOWN, Verdict.EXPECTED, Verdict.NOT_APPLICABLE)
 """From what must be looked at to what need not."""
@@ -106,6 +106,11 @@ class Row:
     def worst_of(verdicts: Iterable[Verdict]) -> Verdict:
         """Of some verdicts that which must be looked at first."""
         return min(verdicts, key=SEVERITY.index, default=Verdict.NOT_APPLICABLE)
+
+
+def total(counters: Iterable[Counter[Verdict] | None]) -> Counter[Verdict]:
+    """The sum of those that are there."""
+    return sum(filter(None, counters), Counter())
 
 
 @dataclass(frozen=True)

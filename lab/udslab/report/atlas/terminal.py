@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TextIO
 
 from udslab.atlas.runner import Verdict
 from udslab.places.survey import Survey
-from udslab.report.atlas.model import SEVERITY, Atlas, Part, Result, Row, label
+from udslab.report.atlas.model import SEVERITY, Atlas, Part, Result, Row, label, total
 from udslab.report.terminal import printer
 from udslab.report.text import WIDTH, clean, cut, folded
 
@@ -52,7 +52,7 @@ def _print_groups(atlas: Atlas, print_line: Print) -> None:
     heads = "".join(f"{verdict.value:>11}" for verdict in (Verdict.EXPECTED, Verdict.KNOWN, Verdict.UNEXPECTED))
     print_line([" " * _TITLE, heads, f"{Verdict.NOT_APPLICABLE.value:>6}"], "bold")
     for group, about in atlas.groups.items():
-        counts = _sum(cell for row in atlas.rows if row.group == group for cell in row.cells)
+        counts = total(cell for row in atlas.rows if row.group == group for cell in row.cells)
         numbers = [
             f"{counts[verdict] or '.':>{width}}"
             for verdict, width in zip(
@@ -62,10 +62,6 @@ def _print_groups(atlas: Atlas, print_line: Print) -> None:
             )
         ]
         print_line([f"{cut(clean(group), 5)}  {cut(clean(about), _TITLE - 6)}".ljust(_TITLE), *numbers], "")
-
-
-def _sum(counters: Iterator[Counter[Verdict] | None]) -> Counter[Verdict]:
-    return sum(filter(None, counters), Counter())
 
 
 def print_behaviour(row: Row, places: Sequence[str], out: TextIO | None = None) -> None:

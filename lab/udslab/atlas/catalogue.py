@@ -22,6 +22,7 @@ from udslab.atlas import (
     rights,
     seqpackets,
     streams,
+    tables,
     unnamed,
 )
 from udslab.atlas.behaviour import BEHAVIOURS, Behaviour
@@ -45,6 +46,7 @@ __all__ = [
     "select",
     "seqpackets",
     "streams",
+    "tables",
     "unnamed",
 ]
 

@@ -36,8 +36,8 @@ BIND, _RECURSIVE, _PRIVATE, _RELATIVE_ATIME = 4096, 16384, 1 << 18, 1 << 21
 def enter(flags: int, inside: int | None = None) -> None:
     """Bring this process into new namespaces. Raises :class:`NotHere` where that may not be.
 
-    With ``USERS``, its user becomes ``inside`` there (if not None), and nobody else has a number there. Where only users
-    in a namespace of their own may make the others, such a one is made first, in which this user keeps its number.
+    With ``USERS``, its user becomes ``inside`` there (if not None), and nobody else has a number there. Where only
+    users in a namespace of their own may make the others, such a one is made first, in which this user keeps its number.
     In a new mount namespace, no mount goes to or comes from others."""
     own = os.geteuid(), os.getegid()
     if not libc.unshare(flags):
@@ -52,14 +52,12 @@ def enter(flags: int, inside: int | None = None) -> None:
 
 def map_user(uid: int, gid: int, outer_uid: int, outer_gid: int) -> None:
     """Give an outer user and group these numbers in the user namespace that this process has made."""
+    with suppress(OSError), open("/proc/self/setgroups", "w") as file:  # before Linux 3.19 there is none
+        file.write("deny")
     try:
-        for file, line in (
-            ("setgroups", "deny"),
-            ("gid_map", f"{gid} {outer_gid} 1"),
-            ("uid_map", f"{uid} {outer_uid} 1"),
-        ):
-            with open(f"/proc/self/{file}", "w") as map:
-                map.write(line)
+        for name, line in ("gid_map", f"{gid} {outer_gid} 1"), ("uid_map", f"{uid} {outer_uid} 1"):
+            with open(f"/proc/self/{name}", "w") as file:
+                file.write(line)
     except OSError as error:
         raise NotHere(f"no user may be mapped ({error.strerror})") from None
 

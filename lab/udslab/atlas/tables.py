@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _socket
+import errno
 import os
 import socket
 import struct
@@ -14,10 +15,10 @@ from typing import Any
 from udslab import libc, mounts
 from udslab.atlas.behaviour import TYPES, ByKernel, NotHere, behaviour
 from udslab.atlas.kit import Kit, errno_of
-from udslab.atlas.requirement import Requirement
+from udslab.atlas.requirement import Requirement, why_not
 from udslab.socktype import SocketType
 
-__all__ = ["in_proc", "in_sock_diag"]
+__all__ = ["TABLES"]
 
 LISTENING = (SocketType.STREAM, SocketType.SEQPACKET)
 _NEW_NET, _NEW_USER = 0x40000000, 0x10000000
@@ -58,7 +59,7 @@ def _answer(body: bytes) -> dict[str, Any]:
     return answer
 
 
-def in_sock_diag(inode: int) -> dict[str, Any]:
+def _in_sock_diag(inode: int) -> dict[str, Any]:
     """What sock_diag says of the socket of this inode. Raises OSError: ENOENT, if it knows none."""
     request = struct.pack("=BBHIIIII", socket.AF_UNIX, 0, 0, 0xFFFFFFFF, inode, _SHOW_ALL, 0xFFFFFFFF, 0xFFFFFFFF)
     return _ask(request, 0)[0]
@@ -95,7 +96,7 @@ def _proc() -> list[_Line]:
     return found
 
 
-def in_proc(inode: int) -> _Line | None:
+def _in_proc(inode: int) -> _Line | None:
     """The line of the socket of this inode; None if there is none. Read again and again: a reading can miss a socket
     while others come and go."""
     for _ in range(20):
@@ -109,7 +110,29 @@ def _inode(sock: socket.socket) -> int:
     return os.fstat(sock.fileno()).st_ino
 
 
-def alone(kit: Kit, function: Callable[[], Any]) -> Any:
+def _name_in_sock_diag(sock: socket.socket) -> str | None:
+    """The name of a bound socket there; None if it is not there. Raises :class:`NotHere` without that table."""
+    try:
+        return str(_in_sock_diag(_inode(sock)).get("name", b"").rstrip(b"\0").decode())
+    except OSError as error:
+        if error.errno == errno.ENOENT and not why_not(Requirement.SOCK_DIAG):
+            return None
+        raise NotHere("no sock_diag for Unix sockets") from None
+
+
+def _name_in_proc(sock: socket.socket) -> str | None:
+    line = _in_proc(_inode(sock))
+    return None if line is None else line.name.decode()
+
+
+TABLES: dict[str, Callable[[socket.socket], str | None]] = {
+    "sock_diag": _name_in_sock_diag,
+    "/proc/net/unix": _name_in_proc,
+}
+"""What each tells of a bound socket's name; None if it does not know the socket."""
+
+
+def _alone(kit: Kit, function: Callable[[], Any]) -> Any:
     """What a function gives in a network namespace in which there is no socket yet."""
 
     def inside() -> Any:
@@ -143,7 +166,7 @@ def _(kit: Kit, type: SocketType) -> object:
         names = ["name" in seen[inode] for inode in ours if inode in seen]
         return {"new": there[0], "pair": there[1:], "closed": gone in seen, "names": names}
 
-    return alone(kit, measure)
+    return _alone(kit, measure)
 
 
 def _attributes(uid: bool) -> dict[str, object]:
@@ -166,8 +189,8 @@ def _attributes(uid: bool) -> dict[str, object]:
     over=LISTENING,
     needs=Requirement.SOCK_DIAG,
     since=(3, 3),
-    notes="The user is told since Linux 5.3. The file's device is the kernel's own number, which is not st_dev on btrfs "
-    "or overlayfs.",
+    notes="The user is told since Linux 5.3. The file's device is the kernel's own number: not st_dev on btrfs and "
+    "overlayfs.",
 )
 def _(kit: Kit, type: SocketType) -> object:
     path = kit.path()
@@ -176,9 +199,9 @@ def _(kit: Kit, type: SocketType) -> object:
     client.connect(path)
     accepted = kit.close_at_end(listener.accept()[0])
     client.send(b"abc")
-    told = in_sock_diag(_inode(accepted))
+    told = _in_sock_diag(_inode(accepted))
     accepted.shutdown(socket.SHUT_WR)
-    later = in_sock_diag(_inode(accepted))
+    later = _in_sock_diag(_inode(accepted))
     pin = os.open(path, os.O_PATH)
     file = struct.pack("=II", os.fstat(pin).st_ino & 0xFFFFFFFF, mounts.device(pin))
     seen: dict[str, object] = {
@@ -211,7 +234,7 @@ def _(kit: Kit, type: SocketType) -> object:
     words = {frozenset(): "none", frozenset(inodes): "both", frozenset(inodes[1:]): "the second"}
 
     def look() -> list[object]:
-        told = in_sock_diag(_inode(listener))
+        told = _in_sock_diag(_inode(listener))
         waiting = told.get("pending", b"")
         who = frozenset(struct.unpack(f"={len(waiting) // 4}I", waiting))
         return [*struct.unpack("=II", told["queue"]), words.get(who, sorted(who))]
@@ -247,7 +270,7 @@ def _(kit: Kit, type: SocketType) -> object:
         names[_inode(accepted)] = "accepted"
         return {"waiting": waiting, "accepted": sorted(names.get(each["inode"], "another") for each in _dump())}
 
-    return alone(kit, measure)
+    return _alone(kit, measure)
 
 
 @behaviour(
@@ -275,7 +298,7 @@ def _(kit: Kit, type: SocketType) -> object:
         return [[line.state, line.flags] for line in _proc() if not line.inode and line.name == path.encode()]
 
     def look(sock: socket.socket) -> object:
-        line = in_proc(_inode(sock))
+        line = _in_proc(_inode(sock))
         return line and [line.state, line.flags]
 
     listener = kit.socket(type)
@@ -298,70 +321,62 @@ def _(kit: Kit, type: SocketType) -> object:
     "DIA-06",
     "both tables show a relative name as it was given to bind",
     source="measured; no suite covers it",
-    expected={"sock_diag": "rel", "/proc/net/unix": "rel"},
-    over=TYPES,
-    needs=(Requirement.SOCK_DIAG, Requirement.PROC),
+    expected="rel",
+    over=tuple(TABLES),
+    needs=Requirement.PROC,
     notes="Whoever looks for a path there must compare the file's device and inode, which sock_diag tells.",
 )
-def _(kit: Kit, type: SocketType) -> object:
+def _(kit: Kit, table: str) -> object:
     os.chdir(kit.directory)
-    sock = kit.socket(type, bind="rel")
+    sock = kit.socket(bind="rel")
     os.chdir("/")
-    line = in_proc(_inode(sock))
-    told = in_sock_diag(_inode(sock))["name"]
-    return {"sock_diag": told.rstrip(b"\0").decode(), "/proc/net/unix": line and line.name.decode()}
+    return TABLES[table](sock)
 
 
 @behaviour(
     "DIA-07",
-    "sock_diag says ENOENT of a socket that is gone, and of one of another network namespace, which no table shows",
+    "neither table knows a socket that is gone or one of another network namespace; sock_diag says ENOENT when asked",
     source="kernel net/unix/diag.c, unix_lookup_by_ino; measured, no suite covers it",
-    expected={
-        "here": ["ok", True],
-        "gone": ["ENOENT", False],
-        "from another namespace": ["ENOENT", False],
-        "dumped there": 0,
-    },
-    needs=(Requirement.SOCK_DIAG, Requirement.PROC),
-    since=(3, 3),
+    expected={"here": True, "in another namespace": False, "here after close": False},
+    over=tuple(TABLES),
+    needs=Requirement.PROC,
     two_sided=True,
-    notes="So 'not in the tables' is no proof that nobody holds a path that several containers see.",
+    notes="So 'not in the tables' is no proof that nobody holds a path that several containers see. Where there is no "
+    "module for it, sock_diag says ENOENT of every socket.",
 )
-def _(kit: Kit) -> object:
+def _(kit: Kit, table: str) -> object:
     sock = kit.socket(bind=kit.path(), listen=1)
-    closed = kit.socket()
-    gone = _inode(closed)
-    closed.close()
-
-    def look(inode: int) -> list[object]:
-        return [errno_of(in_sock_diag, inode), any(line.inode == inode for line in _proc())]
-
-    here = [errno_of(in_sock_diag, _inode(sock)), in_proc(_inode(sock)) is not None]
-    there, dumped = alone(kit, lambda: [look(_inode(sock)), len(_dump())])
-    return {"here": here, "gone": look(gone), "from another namespace": there, "dumped there": dumped}
+    name_of = TABLES[table]
+    here = name_of(sock) is not None
+    there = _alone(kit, lambda: name_of(sock) is not None)
+    inode = _inode(sock)
+    sock.close()
+    if table == "sock_diag":
+        after = errno_of(_in_sock_diag, inode) != "ENOENT"
+    else:
+        after = any(line.inode == inode for line in _proc())
+    return {"here": here, "in another namespace": there, "here after close": after}
 
 
 @behaviour(
     "DIA-08",
-    "both tables still show the path and the file of a socket whose file was removed",
+    "both tables still show the path of a socket whose file was removed",
     source="measured; no suite covers it",
-    expected={"sock_diag": True, "file": True, "/proc/net/unix": True},
-    over=TYPES,
-    needs=(Requirement.SOCK_DIAG, Requirement.PROC),
+    expected={"before": "PATH", "after": "PATH"},
+    over=tuple(TABLES),
+    needs=Requirement.PROC,
     notes="A name in a table does not say that one can connect to it.",
 )
-def _(kit: Kit, type: SocketType) -> object:
+def _(kit: Kit, table: str) -> object:
     path = kit.path()
-    sock = kit.socket(type, bind=path)
-    inode = os.stat(path).st_ino & 0xFFFFFFFF
+    sock = kit.socket(bind=path)
+
+    def look() -> object:
+        return str(TABLES[table](sock)).replace(path, "PATH")
+
+    before = look()
     os.unlink(path)
-    told = in_sock_diag(_inode(sock))
-    line = in_proc(_inode(sock))
-    return {
-        "sock_diag": told["name"] == path.encode() + b"\0",
-        "file": struct.unpack("=II", told["file"])[0] == inode,
-        "/proc/net/unix": line is not None and line.name == path.encode(),
-    }
+    return {"before": before, "after": look()}
 
 
 @behaviour(
@@ -375,13 +390,13 @@ def _(kit: Kit, type: SocketType) -> object:
 def _(kit: Kit) -> object:
     path = kit.path("before\nafter-" + os.path.basename(kit.directory))
     sock = kit.socket(bind=path)
-    line = in_proc(_inode(sock))
+    line = _in_proc(_inode(sock))
     with open("/proc/net/unix", "rb") as table:
         lines = table.read().split(b"\n")
     return {
         "its line": line and os.path.basename(line.name).decode(),
         "the next": path.encode().partition(b"\n")[2] in lines,
-        "sock_diag": in_sock_diag(_inode(sock))["name"] == path.encode() + b"\0",
+        "sock_diag": _in_sock_diag(_inode(sock))["name"] == path.encode() + b"\0",
     }
 
 
@@ -397,7 +412,7 @@ def _(kit: Kit, type: SocketType) -> object:
     path, abstract = kit.path(), kit.abstract()
 
     def name(sock: socket.socket) -> object:
-        told = in_sock_diag(_inode(sock)).get("name")
+        told = _in_sock_diag(_inode(sock)).get("name")
         if told is None:
             return None
         return told.replace(path.encode(), b"PATH").replace(abstract[1:], b"NAME").replace(b"\0", b"|").decode()
@@ -413,19 +428,18 @@ def _(kit: Kit, type: SocketType) -> object:
     "DIA-11",
     "a socket's inode number is the same in fstat, in the link in /proc/PID/fd, and in both tables",
     source="proc(5), /proc/pid/fd; measured, no suite covers it",
-    expected={"link": "socket:[INODE]", "sock_diag": True, "/proc/net/unix": True},
-    over=TYPES,
-    needs=(Requirement.SOCK_DIAG, Requirement.PROC),
+    expected={"link": "socket:[INODE]", "name": "PATH"},
+    over=tuple(TABLES),
+    needs=Requirement.PROC,
     notes="That is how to find the processes that hold a socket.",
 )
-def _(kit: Kit, type: SocketType) -> object:
-    sock = kit.socket(type, bind=kit.path())
-    inode = _inode(sock)
-    line = in_proc(inode)
+def _(kit: Kit, table: str) -> object:
+    path = kit.path()
+    sock = kit.socket(bind=path)
+    link = os.readlink(f"/proc/self/fd/{sock.fileno()}")
     return {
-        "link": os.readlink(f"/proc/self/fd/{sock.fileno()}").replace(str(inode), "INODE"),
-        "sock_diag": in_sock_diag(inode)["inode"] == inode,
-        "/proc/net/unix": line is not None and line.name.decode() == sock.getsockname(),
+        "link": link.replace(str(_inode(sock)), "INODE"),
+        "name": str(TABLES[table](sock)).replace(path, "PATH"),
     }
 
 
@@ -465,4 +479,4 @@ def _(kit: Kit, type: SocketType) -> object:
         del pair, accepted
         return seen
 
-    return alone(kit, measure)
+    return _alone(kit, measure)

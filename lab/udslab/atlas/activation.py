@@ -38,7 +38,7 @@ def _credentials(ancillary: list[tuple[int, int, bytes]]) -> object:
 
 @behaviour(
     "ACT-01",
-    "SO_ACCEPTCONN tells a passed listener from other sockets; a received descriptor is inherited unless one asks not to",
+    "SO_ACCEPTCONN tells a passed listener from others; a received descriptor is inherited unless one asks otherwise",
     source="sd_is_socket(3); socket(7), SO_ACCEPTCONN; PEP 446; measured, no suite covers it",
     expected={
         "SO_ACCEPTCONN": {"listener": 1, "bound": 0, "connection": 0},

@@ -37,8 +37,8 @@ def enter(flags: int, inside: int | None = None) -> None:
     """Bring this process into new namespaces. Raises :class:`NotHere` where that may not be.
 
     With ``USERS``, its user becomes ``inside`` there (if not None), and nobody else has a number there. Where only
-    users in a namespace of their own may make the others, such a one is made first, in which this user keeps its number.
-    In a new mount namespace, no mount goes to or comes from others."""
+    users in a namespace of their own may make the others, such a one is made first, in which this user keeps its
+    number. In a new mount namespace, no mount goes to or comes from others."""
     own = os.geteuid(), os.getegid()
     if not libc.unshare(flags):
         if flags & USERS or not libc.unshare(flags | USERS):

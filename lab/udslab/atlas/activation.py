@@ -75,26 +75,29 @@ def _(kit: Kit, type: SocketType) -> object:
     }
 
 
-def _with_poll(listener: socket.socket) -> bool:
+def _with_poll(listener: socket.socket, stop: socket.socket) -> bool:
     poll = select.poll()
     poll.register(listener, select.POLLIN)
-    return bool(poll.poll(150))
+    poll.register(stop, select.POLLIN)
+    return stop.fileno() not in dict(poll.poll(4000))
 
 
-def _with_epoll(flags: int) -> Callable[[socket.socket], bool]:
-    def wait(listener: socket.socket) -> bool:
+def _with_epoll(flags: int) -> Callable[[socket.socket, socket.socket], bool]:
+    def wait(listener: socket.socket, stop: socket.socket) -> bool:
         with select.epoll() as epoll:
             epoll.register(listener, select.EPOLLIN | flags)
-            return bool(epoll.poll(0.15))
+            epoll.register(stop, select.EPOLLIN)
+            return stop.fileno() not in dict(epoll.poll(4))
 
     return wait
 
 
-_WAITS: dict[str, Callable[[socket.socket], bool]] = {
+_WAITS: dict[str, Callable[[socket.socket, socket.socket], bool]] = {
     "poll": _with_poll,
     "epoll": _with_epoll(0),
     "epoll, exclusive": _with_epoll(getattr(select, "EPOLLEXCLUSIVE", 0)),
 }
+"""Each waits for a listener, and gives whether that came before there was something to read at ``stop``."""
 
 
 @behaviour(
@@ -113,11 +116,10 @@ def _(kit: Kit, wait: str) -> object:
     listener = kit.socket(bind=path, listen=1)
     listener.setblocking(False)
     near, far = kit.pair(Pair(Kind.SOCKETPAIR, SocketType.STREAM))
-    limit_waiting(near, 2)
-    limit_waiting(far, 2)
+    limit_waiting(near, 3)
 
     def serve() -> list[object]:
-        woken = _WAITS[wait](listener)
+        woken = _WAITS[wait](listener, far)
         far.send(b"x")
         far.recv(1)
         return [woken, errno_of(listener.accept)]
@@ -126,8 +128,10 @@ def _(kit: Kit, wait: str) -> object:
     if not all(child.sleeps() for child in children):
         raise NotHere("no telling when a process waits")
     kit.socket().connect(path)
-    for _ in children:  # nobody accepts before both have waited
-        near.recv(1)
+    near.recv(1)
+    # Nobody accepts before the other has had time to wake.
+    limit_waiting(near, 0.1 if "exclusive" in wait else 3)
+    errno_of(near.recv, 1)
     near.send(b"xx")
     seen = [child.result() for child in children]
     return {"woken": sum(woken for woken, _ in seen), "accepted": sorted(said for _, said in seen)}

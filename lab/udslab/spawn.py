@@ -47,8 +47,8 @@ class Process:
     """A child process. As a context manager it ends with the block, by SIGTERM and then SIGKILL.
 
     It ends with us, too: it gets SIGKILL when the *thread* that started it ends (PR_SET_PDEATHSIG, prctl(2)); unless
-    ``with_us`` is false, for one that sees for itself that nobody reads what it says. It has a session of its own, and every signal at its default and let through: a harness in the background hands down an
-    ignored SIGINT.
+    ``with_us`` is false, for one that sees for itself that nobody reads what it says. It has a session of its own, and
+    every signal at its default and let through: a harness in the background hands down an ignored SIGINT.
     ``stdout`` and ``stderr`` go to one file, which :meth:`output` reads, unless given.
     """
 

@@ -1,7 +1,7 @@
 """Measure behaviours in this place: ``python3 -m udslab.atlas [--jobs N] [PATTERN…]``.
 
-Prints JSON lines: the place and how many cells there will be, and then each cell as soon as it is known. SIGINT, SIGTERM
-and SIGHUP end it, as does the end of whoever reads what it prints: what it has started is ended before.
+Prints JSON lines: the place and how many cells there will be, and then each cell as soon as it is known. SIGINT,
+SIGTERM and SIGHUP end it, as does the end of whoever reads what it prints: what it has started is ended before.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 from udslab.atlas.catalogue import select
 from udslab.atlas.runner import count, place, run
 
-INTERRUPTED = 130
+_INTERRUPTED = 130
 
 
 def main() -> int:
@@ -38,7 +38,7 @@ def main() -> int:
     except BrokenPipeError:  # nobody reads any more
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    return 0 if total == count(behaviours) else INTERRUPTED
+    return 0 if total == count(behaviours) else _INTERRUPTED
 
 
 def _say(what: Any) -> None:

@@ -11,7 +11,7 @@ import signal
 import sys
 import tempfile
 import traceback
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -77,7 +77,7 @@ def place() -> dict[str, Any]:
 
 
 def _is_gvisor() -> bool:
-    """gVisor calls itself Linux 4.4.0. Its /proc has a file that Linux has not got, and the name in its command line."""
+    """gVisor calls itself Linux 4.4.0; but its /proc has its name in the command line, and a file of its own."""
     with suppress(OSError), open("/proc/cmdline") as file:
         if "gvisor" in file.read():
             return True
@@ -99,7 +99,7 @@ def count(behaviours: Iterable[Behaviour]) -> int:
     return len(_todo(behaviours))
 
 
-def run(behaviours: Iterable[Behaviour], jobs: int = 1, stop: int | None = None) -> Iterator[Cell]:
+def run(behaviours: Iterable[Behaviour], jobs: int = 1, stop: int | None = None) -> Generator[Cell, None, None]:
     """Measure them, ``jobs`` at a time, and give each cell when it is known. Not for a process with threads: it forks.
     ``stop``: a descriptor; once it can be read, that is the end.
 

@@ -36,7 +36,8 @@ def add_parser(commands: Commands) -> None:
         help="tell what AF_UNIX really does in this place",
         description="Measure the behaviours of Unix domain sockets in this place, and compare them with what Linux is "
         "known to do. All of it happens in child processes and a directory of their own.",
-        usage="udslab atlas [options]\n       udslab atlas show ID... [--of FILE...]\n       udslab atlas diff A.json B.json",
+        usage="udslab atlas [options]\n       udslab atlas show ID... [--of FILE...]\n"
+        "       udslab atlas diff A.json B.json",
         epilog=_EPILOG,
     )
     parser.add_argument("--only", nargs="+", action="extend", metavar="GLOB", default=[], help="these behaviours only")
@@ -55,8 +56,8 @@ def add_parser(commands: Commands) -> None:
     show = acts.add_parser(
         "show",
         help="tell what behaviours are, why, where that is said, and what was seen",
-        description="Tell of each behaviour its claim, why it is so, where that is said, and what each place said: this "
-        "one, or those of the files.",
+        description="Tell of each behaviour its claim, why it is so, where that is said, and what each place said: "
+        "this one, or those of the files.",
     )
     show.add_argument("ids", nargs="+", metavar="ID", help="an id, or a glob of ids")
     show.add_argument("--of", nargs="+", metavar="FILE", default=[], help="what udslab atlas --json has written")
@@ -155,7 +156,9 @@ def _diff(options: argparse.Namespace) -> int:
     cells = [{(cell.id, cell.variant): cell for cell in survey.cells} for survey in surveys]
     both = cells[0].keys() & cells[1].keys()
     differ = {key for key in both if _what(cells[0][key]) != _what(cells[1][key])}
-    atlas = Atlas.of([replace(survey, cells=tuple(c for c in survey.cells if (c.id, c.variant) in differ)) for survey in surveys])
+    atlas = Atlas.of(
+        [replace(survey, cells=tuple(c for c in survey.cells if (c.id, c.variant) in differ)) for survey in surveys]
+    )
     for row in atlas.rows:
         print_behaviour(row, [place.label for place in atlas.places])
         print()

@@ -24,8 +24,8 @@ _DIES = 5.0
 class Here:
     """Behaviours whose ids match are measured within the block; iterating gives the cells as they come.
 
-    When the block ends, however it does, the runner and all that it has started are gone. Raises UdsError, with what the
-    runner has said last, if it ends before it has told of all.
+    When the block ends, however it does, the runner and all that it has started are gone. Raises UdsError, with what
+    the runner has said last, if it ends before it has told of all.
     """
 
     def __init__(self, patterns: Sequence[str] = (), jobs: int = 1) -> None:
@@ -38,9 +38,7 @@ class Here:
         with ExitStack() as exits:
             # Killed with us it could not clean up; it ends when nobody reads what it says.
             self._runner = exits.enter_context(
-                Process(
-                    self._command, env={**os.environ, "PYTHONPATH": path}, stdout=subprocess.PIPE, with_us=False
-                )
+                Process(self._command, env={**os.environ, "PYTHONPATH": path}, stdout=subprocess.PIPE, with_us=False)
             )
             try:
                 self._reading = Reading(self._runner.stdout)

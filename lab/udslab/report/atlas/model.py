@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from udslab.atlas.catalogue import BEHAVIOURS, GROUPS
+from udslab.atlas.behaviour import BEHAVIOURS
+from udslab.atlas.catalogue import GROUPS
 from udslab.atlas.runner import Cell, Verdict
 from udslab.places.survey import Survey
 from udslab.report.text import clean
@@ -137,7 +138,7 @@ class Atlas:
             for cell in survey.cells:
                 by_id.setdefault(cell.id, [[] for _ in surveys])[number].append(cell)
         groups, order = list(GROUPS), list(BEHAVIOURS)
-        ids = sorted(by_id, key=lambda id: (_place_in(groups, id.partition("-")[0]), _place_in(order, id)))
+        ids = sorted(by_id, key=lambda each: (_place_in(groups, each.partition("-")[0]), _place_in(order, each)))
         places = tuple(
             Place(
                 name,

@@ -70,9 +70,7 @@ def print_behaviour(row: Row, places: Sequence[str], out: TextIO | None = None) 
     _print_row(row, print_line, SEVERITY, places)
 
 
-def _print_row(
-    row: Row, print_line: Print, verdicts: Sequence[Verdict], places: Sequence[str] | None = None
-) -> None:
+def _print_row(row: Row, print_line: Print, verdicts: Sequence[Verdict], places: Sequence[str] | None = None) -> None:
     sign = f"{SIGNS[row.worst]} " if places is None else ""
     first, *others = folded(row.claim, " " * len(sign + row.id + "  "), f"{sign}{row.id}  ")
     print_line([sign, first[len(sign) :]], "bold")
@@ -135,7 +133,9 @@ def _print_reasons(survey: Survey, print_line: Print) -> None:
 
 def _counted(counts: Counter[Verdict]) -> list[str]:
     """How many cells there are of each verdict, with its sign: a legend as well."""
-    return [word for verdict in SEVERITY for word in (SIGNS[verdict], f" {counts[verdict]:,} ", verdict.value, "  ")][:-1]
+    return [word for verdict in SEVERITY for word in (SIGNS[verdict], f" {counts[verdict]:,} ", verdict.value, "  ")][
+        :-1
+    ]
 
 
 def _print_all(lines: Sequence[str], print_line: Print, style: str = "") -> None:

@@ -111,7 +111,7 @@ def _(kit: Kit, type: SocketType) -> object:
     "SO_SNDBUF is cut to twice net.core.wmem_max without a word; SO_SNDBUFFORCE goes beyond, with CAP_NET_ADMIN alone",
     source="socket(7), SO_SNDBUF and SO_SNDBUFFORCE; "
     "gVisor test/syscalls/linux/socket_generic_test_cases.cc, SetSocketRecvBufForceAboveMax",
-    expected={"set": "ok", "got": 2, "force": "EPERM", "after it": 2},
+    expected={"set": "ok", "got": 2.0, "force": "EPERM", "after it": 2.0},
     over=TYPES,
 )
 def _(kit: Kit, type: SocketType) -> object:

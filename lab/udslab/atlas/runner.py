@@ -190,19 +190,21 @@ class _Measurement:
             with suppress(ProcessLookupError):
                 kill(self._pid, signal.SIGKILL)
         _, status = os.waitpid(self._pid, 0)
-        with suppress(ChildProcessError):  # what it has left has come to us
-            while os.waitpid(-self._pid, os.WNOHANG)[0]:
-                pass
+        with suppress(ChildProcessError):  # what it has left has come to us, killed as well
+            while True:
+                os.waitpid(-self._pid, 0)
         shutil.rmtree(self._directory, ignore_errors=True)
         if not self._said.endswith(b"\n"):
-            code = os.waitstatus_to_exitcode(status)
-            how = signal.Signals(-code).name if code < 0 and code != -signal.SIGKILL else ""
-            seen = f"ended by {how}" if how else f"no end within {self._each.limit:g} s"
-            return _cell(self._each, self._variant, seen, None, "", seconds)
+            return _cell(self._each, self._variant, self._ending(os.waitstatus_to_exitcode(status)), None, "", seconds)
         told: Mapping[str, Any] = json.loads(self._said)
         if "not_here" in told:
             return _cell(self._each, self._variant, None, Verdict.NOT_APPLICABLE, told["not_here"], seconds)
         return _cell(self._each, self._variant, told.get("seen"), None, told.get("why", ""), seconds)
+
+    def _ending(self, code: int) -> str:
+        if self.deadline.passed:
+            return f"no end within {self._each.limit:g} s"
+        return f"ended by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
 
 
 def _measure(each: Behaviour, variant: Any, directory: str, write: int) -> None:
@@ -218,17 +220,18 @@ def _measure(each: Behaviour, variant: Any, directory: str, write: int) -> None:
         os.dup2(write, 200)
         os.close(write)
         os.set_inheritable(200, False)
-        told: dict[str, Any]
         try:
             with Kit(directory) as kit:
                 seen = each.measure(kit, variant) if each.variants else each.measure(kit)
-            told = {"seen": seen}
+            told = json.dumps({"seen": seen})
         except NotHere as reason:
-            told = {"not_here": str(reason)}
+            told = json.dumps({"not_here": str(reason)})
         except BaseException as error:  # noqa: BLE001 - it is what was seen
             last = traceback.extract_tb(error.__traceback__)[-1]
-            told = {"seen": f"{type(error).__name__}: {error}", "why": f"line {last.lineno} of {last.name}"}
-        os.write(200, json.dumps(told).encode() + b"\n")
+            why = f"line {last.lineno} of {last.name}"
+            told = json.dumps({"seen": f"{type(error).__name__}: {error}", "why": why})
+        with open(200, "wb") as file:
+            file.write(told.encode() + b"\n")
     finally:
         os._exit(0)
 
@@ -241,15 +244,16 @@ def _cell(
         verdict = Verdict.EXPECTED if matches(seen, expected) else Verdict.UNEXPECTED
     if isinstance(expected, Either):
         expected = {"either": list(expected.values)}
-    return Cell(each.id, str(variant), each.claim, _plain(expected), seen, verdict, why, seconds)
+    return Cell(each.id, str(variant), each.claim, json.loads(json.dumps(expected)), seen, verdict, why, seconds)
 
 
 def matches(seen: Any, expected: Any) -> bool:
     """Whether what was seen is what is expected, both as JSON has them."""
     if isinstance(expected, Either):
         return any(matches(seen, value) for value in expected.values)
-    return bool(_plain(seen) == _plain(expected))
+    return _plain(seen) == _plain(expected)
 
 
-def _plain(value: Any) -> Any:
-    return json.loads(json.dumps(value))
+def _plain(value: Any) -> str:
+    """As JSON, in which true is not 1 as it is in Python."""
+    return json.dumps(value, sort_keys=True)

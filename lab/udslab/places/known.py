@@ -42,14 +42,21 @@ class Divergence:
     @classmethod
     def from_table(cls, table: Any) -> Divergence:
         """From a table of a TOML file. Raises ValueError for what is no such table."""
-        names = {field.name: field.default for field in fields(cls)}
-        if not isinstance(table, Mapping) or not table.keys() <= names.keys():
+        names = [field.name for field in fields(cls)]
+        if not isinstance(table, Mapping) or not table.keys() <= set(names):
             raise ValueError(f"a divergence has the keys {', '.join(names)}")
         for name, kind in (("place", dict), ("ids", list), ("reason", str)):
             if not isinstance(table.get(name), kind) or not table[name]:
                 raise ValueError(f"a divergence needs {name}")
-        lists = {name: tuple(map(str, table[name])) for name in ("ids", "variants") if name in table}
-        return cls(**{**table, **lists})
+        if not all(isinstance(value, (str, bool)) for value in table["place"].values()):
+            raise ValueError("a divergence's place has texts and truths")
+        if not isinstance(table.get("issue", ""), str):
+            raise ValueError("a divergence's issue is a text")
+        lists = {name: table[name] for name in ("ids", "variants") if name in table}
+        for name, value in lists.items():
+            if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+                raise ValueError(f"a divergence's {name} are a list of texts")
+        return cls(**{**table, **{name: tuple(value) for name, value in lists.items()}})
 
     @property
     def why(self) -> str:

@@ -40,7 +40,11 @@ class Survey:
 
 
 def _cell(told: Mapping[str, Any]) -> Cell:
-    return Cell(**{**told, "verdict": Verdict(told["verdict"])})
+    cell = Cell(**{**told, "verdict": Verdict(told["verdict"])})
+    for name in ("id", "variant", "claim", "why"):
+        if not isinstance(getattr(cell, name), str):
+            raise ValueError(f"a cell's {name} is to be a text")
+    return cell
 
 
 class Reading:

@@ -5,13 +5,11 @@ from __future__ import annotations
 import dataclasses
 import errno
 import json
-import platform
 import random
-import struct
 import subprocess
-import sys
 from typing import Any
 
+import otherwise
 import pytest
 from mutants import mutants
 
@@ -63,39 +61,6 @@ def test_the_runner_notices_every_measurement_that_is_flipped():
     assert len(cells) > 1000
 
 
-# A kernel that answers otherwise: a seccomp filter lets a system call fail before it is looked at.
-
-_CALLS = {  # asm/unistd.h
-    "x86_64": {"bind": 49, "listen": 50, "getsockname": 51, "getpeername": 52, "socketpair": 53, "shutdown": 48},
-    "aarch64": {"bind": 200, "listen": 201, "getsockname": 204, "getpeername": 205, "socketpair": 199, "shutdown": 210},
-}
-_SOURCE = """
-import ctypes, runpy, sys
-filter, length = bytes.fromhex(sys.argv.pop(1)), int(sys.argv.pop(1))
-libc = ctypes.CDLL(None, use_errno=True)
-held = ctypes.create_string_buffer(filter)
-class Program(ctypes.Structure):
-    _fields_ = [("length", ctypes.c_ushort), ("filter", ctypes.c_void_p)]
-program = Program(length, ctypes.addressof(held))
-PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 38, 22, 2
-if libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) or libc.prctl(
-    PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(program), 0, 0
-):
-    sys.exit(77)
-sys.argv[0] = "udslab.atlas"
-runpy.run_module("udslab.atlas", run_name="__main__", alter_sys=True)
-"""
-
-
-def failing(call: int, number: int) -> tuple[str, int]:
-    """The filter (linux/filter.h, linux/seccomp.h), and its length in instructions."""
-    load, jump_if_equal, give = 0x20, 0x15, 0x06
-    allow, fail = 0x7FFF0000, 0x00050000
-    lines = [(load, 0, 0, 0), (jump_if_equal, 0, 1, call), (give, 0, 0, fail | number), (give, 0, 0, allow)]
-    return b"".join(struct.pack("=HBBI", *line) for line in lines).hex(), len(lines)
-
-
-@pytest.mark.skipif(platform.machine() not in _CALLS, reason="the numbers of this machine's calls are not known")
 @pytest.mark.parametrize(
     ("call", "number", "ids"),
     [
@@ -108,11 +73,9 @@ def failing(call: int, number: int) -> tuple[str, int]:
     ],
 )
 def test_a_call_that_fails_is_noticed_by_every_row_that_makes_it(environment, call, number, ids):
-    code, length = failing(_CALLS[platform.machine()][call], number)
-    command = [sys.executable, "-c", _SOURCE, code, str(length), "--jobs", "2", *ids]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100, check=False)
-    if done.returncode == 77:
-        pytest.skip("no seccomp filters here")
+    words = [*otherwise.command("udslab.atlas", call, number), "--jobs", "2", *ids]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=100, check=False)
+    otherwise.skip_if_not_here(done.returncode)
     assert (done.returncode, done.stderr) == (0, "")
     cells = [json.loads(line) for line in done.stdout.splitlines()][1:]
     measured = [cell for cell in cells if cell["verdict"] != "n/a"]

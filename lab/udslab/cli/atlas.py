@@ -165,7 +165,7 @@ def _diff(options: argparse.Namespace) -> int:
     for file, mine, others in zip(files, cells, reversed(cells), strict=True):
         alone = dict.fromkeys(id for id, _ in mine.keys() - others.keys())
         if alone:
-            print("\n".join(folded(", ".join(map(clean, sorted(alone))), "  ", f"only in {clean(file)}: ")))
+            print("\n".join([f"only in {clean(file)}:", *folded(", ".join(map(clean, sorted(alone))), "  ")]))
     print(f"{len(differ):,} of {len(both):,} cells differ")
     return int(len(differ) > 0 or len(both) < len(cells[0]) or len(both) < len(cells[1]))
 

@@ -179,7 +179,7 @@ def label(place: Mapping[str, Any], besides: Sequence[str] = ()) -> str:
 def _labels(places: Sequence[Mapping[str, Any]]) -> list[str]:
     """What tells them apart, as briefly as that can be done."""
     besides: list[str] = []
-    for key in ("uid", "kernel", "python", *dict.fromkeys(key for place in places for key in place)):
+    for key in dict.fromkeys(["uid", "kernel", "python", *(key for place in places for key in place)]):
         if len({label(place, besides) for place in places}) == len(places):
             break
         if key not in _NAMED and len({_json(place.get(key)) for place in places}) > 1:

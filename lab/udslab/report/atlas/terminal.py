@@ -72,7 +72,8 @@ def print_behaviour(row: Row, places: Sequence[str], out: TextIO | None = None) 
 
 def _print_row(row: Row, print_line: Print, verdicts: Sequence[Verdict], places: Sequence[str] | None = None) -> None:
     sign = f"{SIGNS[row.worst]} " if places is None else ""
-    first, *others = folded(row.claim, " " * len(sign + row.id + "  "), f"{sign}{row.id}  ")
+    head = f"{sign}{cut(row.id, 20)}  "
+    first, *others = folded(row.claim, " " * len(head), head)
     print_line([sign, first[len(sign) :]], "bold")
     _print_all(others, print_line, "bold")
     if places is not None and row.notes:

@@ -23,9 +23,11 @@ __all__ = [
     "inotify_add",
     "inotify_open",
     "inotify_remove",
+    "is_there",
     "outlive_parent",
     "rename_noreplace",
     "set_dumpable",
+    "unshare",
 ]
 
 _RENAME_NOREPLACE = 1
@@ -101,3 +103,13 @@ def set_dumpable(dumpable: bool) -> None:
     prctl(2)). Forked children inherit it; after exec a process is dumpable again."""
     if _libc is not None:
         _libc.prctl(_PR_SET_DUMPABLE, int(dumpable))
+
+
+def unshare(flags: int) -> bool:
+    """Go into new namespaces, as unshare(2); whether that could be done."""
+    return _libc is not None and bool(_libc.unshare(flags) == 0)
+
+
+def is_there() -> bool:
+    """Whether the C library can be called."""
+    return _libc is not None

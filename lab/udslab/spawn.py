@@ -9,7 +9,7 @@ import select
 import signal
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import IO, Protocol
 
 from udslab import libc
 from udslab.address import AddressLike
@@ -55,9 +55,9 @@ def reset_signals() -> None:
 class Process:
     """A child process. As a context manager it ends with the block, by SIGTERM and then SIGKILL.
 
-    It ends with us, too: it gets SIGKILL when the *thread* that started it ends (PR_SET_PDEATHSIG, prctl(2)). It has a
-    session of its own, and every signal at its default and let through: a harness in the background hands down an
-    ignored SIGINT.
+    It ends with us, too: it gets SIGKILL when the *thread* that started it ends (PR_SET_PDEATHSIG, prctl(2)); unless
+    ``with_us`` is false, for one that sees for itself that nobody reads what it says. It has a session of its own, and
+    every signal at its default and let through: a harness in the background hands down an ignored SIGINT.
     ``stdout`` and ``stderr`` go to one file, which :meth:`output` reads, unless given.
     """
 
@@ -69,6 +69,7 @@ class Process:
         cwd: str | None = None,
         stdin: int | None = subprocess.DEVNULL,
         stdout: int | None = None,
+        with_us: bool = True,
     ) -> None:
         self.command = [os.fsdecode(word) for word in command]
         import tempfile  # see connection
@@ -78,7 +79,8 @@ class Process:
 
         def in_child() -> None:
             reset_signals()
-            end_with_us()
+            if with_us:
+                end_with_us()
 
         try:
             self._popen = subprocess.Popen(
@@ -106,6 +108,12 @@ class Process:
     def name(self) -> str:
         """What it is called in messages: its command's first word."""
         return self.command[0]
+
+    @property
+    def stdout(self) -> IO[bytes]:
+        """Its standard output, if that is a pipe (``stdout=subprocess.PIPE``)."""
+        assert self._popen.stdout is not None
+        return self._popen.stdout
 
     def wait(self, timeout: float | None = None) -> int:
         """Wait until it has exited; its exit status. Raises :class:`~udslab.errors.TimedOut`."""

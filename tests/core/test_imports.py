@@ -17,7 +17,7 @@ import pytest
 import udslab
 
 PACKAGE = Path(udslab.__file__).parent
-HOST_HALF = {"__init__", "__main__", "cli", "containers", "report", "subjects"}
+HOST_HALF = {"__init__", "__main__", "cli", "containers", "places", "report", "subjects"}
 IN_CONTAINER = sorted(
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
     for path in PACKAGE.rglob("*.py")

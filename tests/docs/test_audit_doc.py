@@ -79,7 +79,7 @@ def test_every_link_within_it_leads_to_a_heading():
 
 def test_every_preset_for_asking_is_named():
     (named,) = re.findall(r"a preset \((.*?)\)", DOCUMENT)
-    assert set(re.findall(r"`(\w+)`", named)) == set(PRESETS)
+    assert set(re.findall(r"`([\w-]+)`", named)) == set(PRESETS)
 
 
 def test_the_file_of_subjects_can_be_read(tmp_path):

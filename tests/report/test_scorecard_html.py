@@ -8,10 +8,10 @@ import hashlib
 import re
 import subprocess
 import sys
-from html.parser import HTMLParser
 
 import pytest
 from audits import audit, finding, many, whole
+from pages import Page
 
 from udslab.audit.verdicts import VERDICTS, Verdict
 from udslab.errors import Unsupported
@@ -20,38 +20,7 @@ pytest.importorskip("jinja2")
 
 from udslab.report.scorecard import scorecard_html
 
-VOID = {"meta", "input", "link", "br", "img", "hr"}
 DAY = datetime.date(2026, 11, 25)
-
-
-class Page(HTMLParser):
-    """What is in a page; that its elements are closed in order is asserted on the way."""
-
-    def __init__(self, source):
-        super().__init__()
-        self.open = []
-        self.elements = []
-        self.text = {}
-        self.feed(source)
-        self.close()
-        assert not self.open
-
-    def handle_starttag(self, tag, attributes):
-        names = [name for name, _ in attributes]
-        assert len(names) == len(set(names)), f"<{tag}> has an attribute twice"
-        self.elements.append((tag, dict(attributes)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if self.open:
-            self.text[self.open[-1]] = self.text.get(self.open[-1], "") + data
-
-    def all(self, tag):
-        return [attributes for name, attributes in self.elements if name == tag]
 
 
 def nasty():

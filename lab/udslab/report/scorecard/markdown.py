@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import datetime
-import re
 from collections.abc import Iterator, Sequence
 
 from udslab.audit.findings import Audit
 from udslab.audit.verdicts import VERDICTS, Verdict
 from udslab.report.scorecard.model import Cell, Row, Scorecard
+from udslab.report.text import code, escape
 
 __all__ = ["scorecard_markdown"]
 
@@ -31,7 +31,7 @@ def scorecard_markdown(audits: Sequence[Audit], day: datetime.date | None = None
 def _head(card: Scorecard, day: datetime.date) -> Iterator[str]:
     yield "# Score board"
     yield ""
-    shared = [f"{key} {_escape(card.shared(key))}" for key in ("kernel", "lab", "user") if card.shared(key)]
+    shared = [f"{key} {escape(card.shared(key))}" for key in ("kernel", "lab", "user") if card.shared(key)]
     yield f"{', '.join([day.isoformat(), *shared])}. What the probes do: [the audit](audit.md)."
     yield ""
     signs = [f"{_SIGNS[verdict]} {verdict.value} ({card.counts[verdict]})" for verdict in Verdict]
@@ -47,12 +47,12 @@ def _matrix(card: Scorecard) -> Iterator[str]:
             f"[{_SIGNS[cell.verdict]}](#{cell.anchor})" if cell.troubling else _SIGNS[cell.verdict]
             for cell in row.cells
         ]
-        name = f"[{_escape(row.name)}](#{row.anchor})" + (" (not audited)" if row.why else "")
+        name = f"[{escape(row.name)}](#{row.anchor})" + (" (not audited)" if row.why else "")
         yield "| " + " | ".join([name, *cells]) + " |"
     yield ""
     # Only the probes of this release are explained there.
     named = [
-        f"[{each.probe}](audit.md#{each.probe})" if each.probe in VERDICTS else _escape(each.probe)
+        f"[{each.probe}](audit.md#{each.probe})" if each.probe in VERDICTS else escape(each.probe)
         for each in card.columns
     ]
     yield ", ".join(f"**{each.letter}** {name}" for each, name in zip(card.columns, named, strict=True))
@@ -63,12 +63,12 @@ def _details(card: Scorecard) -> Iterator[str]:
     yield "## Evidence"
     for row in card.rows:
         yield ""
-        yield f'### <a id="{row.anchor}"></a>{_escape(row.name)}'
+        yield f'### <a id="{row.anchor}"></a>{escape(row.name)}'
         yield ""
         yield from _about(row, card)
         yield ""
         if row.why:
-            yield f"Not audited: {_escape(row.why)}"
+            yield f"Not audited: {escape(row.why)}"
         for cell in row.troubling:
             yield from _finding(cell)
         if not row.why and not row.troubling:
@@ -76,30 +76,16 @@ def _details(card: Scorecard) -> Iterator[str]:
 
 
 def _about(row: Row, card: Scorecard) -> Iterator[str]:
-    told = [f"{key} {_escape(row.about[key])}" for key in ("version", "user", "kernel", "lab") if key in row.about]
+    told = [f"{key} {escape(row.about[key])}" for key in ("version", "user", "kernel", "lab") if key in row.about]
     told = [each for each in told if not card.shared(each.partition(" ")[0])] if len(card.rows) > 1 else told
     if "command" in row.about:
-        told.append(_code(row.about["command"]))
+        told.append(code(row.about["command"]))
     yield ", ".join(told)
 
 
 def _finding(cell: Cell) -> Iterator[str]:
     assert cell.verdict is not None
-    what = f"{_SIGNS[cell.verdict]} **{_escape(cell.probe)}: {_escape(cell.outcome)}** ({cell.verdict.value})"
+    what = f"{_SIGNS[cell.verdict]} **{escape(cell.probe)}: {escape(cell.outcome)}** ({cell.verdict.value})"
     yield f'- <a id="{cell.anchor}"></a>{what}'
     for line in (*cell.warnings, *cell.evidence):
-        yield f"  - {_escape(line)}"
-
-
-def _escape(text: str) -> str:
-    """The text as it is, whatever Markdown or HTML is in it."""
-    text = re.sub(r"([\\`*_\[\]|~#])", r"\\\1", text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    # What makes a list at the beginning of a line.
-    return re.sub(r"^(\d*)([-+.)])(?!\S)", r"\1\\\2", text)
-
-
-def _code(text: str) -> str:
-    """A code span, whatever backticks are in it."""
-    ticks = "`" * (max(map(len, re.findall("`+", text)), default=0) + 1)
-    pad = " " if len(ticks) > 1 else ""
-    return f"{ticks}{pad}{text}{pad}{ticks}"
+        yield f"  - {escape(line)}"

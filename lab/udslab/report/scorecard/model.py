@@ -5,18 +5,16 @@ What an audit says is foreign text: names, log lines, paths. It is made printabl
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 import string
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-from udslab.address import printable
 from udslab.audit.findings import Audit, Finding
 from udslab.audit.verdicts import VERDICTS, WARNING_FACTS, Verdict
+from udslab.report.text import clean
 
 __all__ = ["Cell", "Column", "Row", "Scorecard"]
 
@@ -89,7 +87,7 @@ class Scorecard:
         # Another release of the lab may have more probes: they come last.
         every = [*VERDICTS, *sorted(asked - set(VERDICTS))]
         probes = [probe for probe in every if probe in asked]
-        columns = tuple(Column(_LETTERS[every.index(probe) % len(_LETTERS)], _clean(probe)) for probe in probes)
+        columns = tuple(Column(_LETTERS[every.index(probe) % len(_LETTERS)], clean(probe)) for probe in probes)
         taken: set[str] = set()
         return cls(columns, tuple(_row(audit, probes, taken) for audit in audits))
 
@@ -107,36 +105,31 @@ class Scorecard:
 def _row(audit: Audit, probes: Sequence[str], taken: set[str]) -> Row:
     subject = audit.subject
     command = subject.get("command") or ()
-    name = _clean(subject.get("name") or next(iter(command), "?"))
-    about = {key: _clean(subject[key]) for key in ("version", "user", "kernel", "lab") if subject.get(key)}
+    name = clean(subject.get("name") or next(iter(command), "?"))
+    about = {key: clean(subject[key]) for key in ("version", "user", "kernel", "lab") if subject.get(key)}
     if command:
-        about["command"] = _clean(shlex.join(map(str, command)))
+        about["command"] = clean(shlex.join(map(str, command)))
     anchor = _anchor(name, taken)
     findings = {finding.probe: finding for finding in audit.findings}
     cells = tuple(_cell(probe, f"{anchor}.{_slug(probe)}", findings.get(probe)) for probe in probes)
     counts = Counter(cell.verdict for cell in cells if cell.verdict is not None)
-    return Row(name, anchor, about, cells, _clean(subject.get("why", "")), counts)
+    return Row(name, anchor, about, cells, clean(subject.get("why", "")), counts)
 
 
 def _cell(probe: str, anchor: str, finding: Finding | None) -> Cell:
     if finding is None:
-        return Cell(_clean(probe), anchor)
+        return Cell(clean(probe), anchor)
     return Cell(
-        _clean(probe),
+        clean(probe),
         anchor,
         finding.verdict,
-        _clean(finding.outcome),
-        _clean(finding.why),
-        tuple(map(_clean, finding.evidence)),
-        tuple((_clean(key), _clean(value)) for key, value in finding.facts.items()),
+        clean(finding.outcome),
+        clean(finding.why),
+        tuple(map(clean, finding.evidence)),
+        tuple((clean(key), clean(value)) for key, value in finding.facts.items()),
         tuple(meaning for fact, meaning in WARNING_FACTS.items() if finding.facts.get(fact) is True),
         finding.seconds,
     )
-
-
-def _clean(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-    return printable(text.encode("utf-8", "backslashreplace"))
 
 
 def _slug(text: str) -> str:

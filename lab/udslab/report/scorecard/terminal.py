@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import textwrap
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TextIO
@@ -12,10 +11,10 @@ from udslab.audit.findings import Audit
 from udslab.audit.verdicts import Verdict
 from udslab.report.scorecard.model import Cell, Row, Scorecard
 from udslab.report.terminal import printer
+from udslab.report.text import WIDTH, cut, folded
 
 __all__ = ["print_scorecard"]
 
-_WIDTH = 80
 # One character of ASCII each: they tell themselves apart without colour, in any encoding and any typeface.
 _SIGNS = {Verdict.PASS: ".", Verdict.WARN: "!", Verdict.FAIL: "X", Verdict.INFO: "i", Verdict.SKIP: "-", None: " "}
 _COLOURS = {
@@ -46,7 +45,7 @@ Print = Callable[[Sequence[str], str], None]
 
 
 def _print_list(row: Row, print_line: Print) -> None:
-    for line in _folded(f"{row.name}  {row.about.get('version', '')}".rstrip()):
+    for line in folded(f"{row.name}  {row.about.get('version', '')}".rstrip()):
         print_line([line], "bold")
     if "command" in row.about:
         _print_folded(row.about["command"], print_line)
@@ -65,7 +64,7 @@ def _print_list(row: Row, print_line: Print) -> None:
 
 def _print_cell(cell: Cell, print_line: Print) -> None:
     verdict = cell.verdict.value if cell.verdict else "not asked"
-    line = [_SIGNS[cell.verdict], " ", _cut(cell.probe, 26).ljust(28), _cut(cell.outcome, 30).ljust(32), verdict]
+    line = [_SIGNS[cell.verdict], " ", cut(cell.probe, 26).ljust(28), cut(cell.outcome, 30).ljust(32), verdict]
     print_line(line, "")
     if cell.troubling or cell.why:
         _print_folded(cell.telling, print_line, indent=6)
@@ -75,14 +74,14 @@ def _print_matrix(card: Scorecard, print_line: Print) -> None:
     letters = _blocks([column.letter for column in card.columns])
     print_line([" " * _NAME, *letters, "  fail warn"], "bold")
     for row in card.rows:
-        name = _cut(row.name, _NAME - 2).ljust(_NAME)
+        name = cut(row.name, _NAME - 2).ljust(_NAME)
         if row.why:
-            print_line([name, _cut(f"not audited: {row.why}", _WIDTH - _NAME)], "")
+            print_line([name, cut(f"not audited: {row.why}", WIDTH - _NAME)], "")
             continue
         counts = "".join(f"{row.counts[verdict] or '':>5}" for verdict in (Verdict.FAIL, Verdict.WARN))
         print_line([name, *_blocks([_SIGNS[cell.verdict] for cell in row.cells]), f" {counts}".rstrip()], "")
     print_line([], "")
-    legend = [f"{column.letter} {_cut(column.probe, 23)}" for column in card.columns]
+    legend = [f"{column.letter} {cut(column.probe, 23)}" for column in card.columns]
     height = -(-len(legend) // 3)
     for number in range(height):
         print_line(["".join(entry.ljust(27) for entry in legend[number::height]).rstrip()], "")
@@ -108,14 +107,6 @@ def _counted(counts: Counter[Verdict]) -> list[str]:
     return cells
 
 
-def _cut(text: str, width: int) -> str:
-    return text if len(text) <= width else text[: width - 3] + "..."
-
-
 def _print_folded(text: str, print_line: Print, indent: int = 2) -> None:
-    for line in _folded(text, " " * indent):
+    for line in folded(text, " " * indent):
         print_line([line], "")
-
-
-def _folded(text: str, indent: str = "") -> list[str]:
-    return textwrap.wrap(text, _WIDTH, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False)

@@ -1,0 +1,59 @@
+"""Measure behaviours in this place: ``python3 -m udslab.atlas [--jobs N] [PATTERN…]``.
+
+Prints JSON lines: the place and how many cells there will be, and then each cell as soon as it is known. SIGINT,
+SIGTERM and SIGHUP end it, as does the end of whoever reads what it prints: what it has started is ended before.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+from contextlib import closing
+from typing import Any
+
+from udslab.atlas.catalogue import select
+from udslab.atlas.runner import count, place, run
+
+_INTERRUPTED = 130
+
+
+def main() -> int:
+    """Measure, and print."""
+    parser = argparse.ArgumentParser(prog="udslab.atlas", description=__doc__.partition("\n")[0])
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="how many at the same time")
+    parser.add_argument("patterns", nargs="*", metavar="PATTERN", help="globs of ids (default: all)")
+    options = parser.parse_args()
+    behaviours = select(options.patterns)
+    stop = _told_by_signals()
+    try:
+        _say({"place": place(), "count": count(behaviours)})
+        with closing(run(behaviours, options.jobs, stop)) as cells:
+            total = 0
+            for cell in cells:
+                _say(cell.as_dict())
+                total += 1
+    except BrokenPipeError:  # nobody reads any more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return 0 if total == count(behaviours) else _INTERRUPTED
+
+
+def _say(what: Any) -> None:
+    print(json.dumps(what), flush=True)
+
+
+def _told_by_signals() -> int:
+    """A descriptor that can be read once a signal has said that this is to end: at a moment of the runner's choice."""
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    signal.set_wakeup_fd(write)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: None)
+    return read
+
+
+if __name__ == "__main__":
+    sys.exit(main())

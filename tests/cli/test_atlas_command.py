@@ -195,7 +195,10 @@ def test_what_differs_is_shown_with_what_each_has_seen(cli, file):
     assert done.returncode == 1
     printed = done.stdout.decode()
     assert printed.startswith("LSN-04  a claim\n")
-    assert '  unexpected in\n    debian 12 kernel 6.1\n  expected  {"waited": true}\n  seen      {"waited": false}' in printed
+    assert (
+        '  unexpected in\n    debian 12 kernel 6.1\n  expected  {"waited": true}\n  seen      {"waited": false}'
+        in printed
+    )
     assert '  expected in\n    debian 12 kernel 6.18\n  seen      {"waited": true}\n' in printed
     assert "BND-01" not in printed
     assert printed.endswith("\n1 of 3 cells differ\n")

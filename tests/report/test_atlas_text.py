@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import io
+import json
 import re
 
 import pytest
@@ -78,7 +79,8 @@ def test_markdown_has_the_differences_and_the_rest_as_numbers():
     assert "(#bnd-01)" not in text
     for anchor in re.findall(r"\(#([^)]*)\)", text):
         assert f'<a id="{anchor}"></a>' in text
-    detail = '- **✗** debian 12 runsc: expected `{"waited": true, "after": "ok"}`, seen `{"waited": false, "after": "ok"}`'
+    expected, seen = (json.dumps({"waited": waited, "after": "ok"}) for waited in (True, False))
+    detail = f"- **✗** debian 12 runsc: expected `{expected}`, seen `{seen}`"
     assert detail in text
     assert "- Source: unix(7), ERRORS; connect(2), EAGAIN" in text
 

@@ -28,6 +28,8 @@ _NO_ROOM = 0.5
 """Seconds after which a client takes it that the backlog has no room."""
 _PRESSED = 2.0
 """Seconds in which it has none."""
+_RECOVERY = 40.0
+"""Seconds in which it may recover: some sleep for half a minute before they accept again."""
 _BETWEEN = 0.1
 """Seconds between two attempts of a client."""
 _SPINNING = 50
@@ -66,7 +68,7 @@ def descriptor_exhaustion(scene: Scene) -> str:
             first.process.open_files(True)
         late = _answered(waiting, first, _PRESSED)  # read, for who goes without is another probe's
         scene.note(f"it has room again: {late} more have an answer; then all these clients go")
-    return _still_answers(scene, first, ping, ("recovers", "no-recovery"))
+    return _still_answers(scene, first, ping, ("recovers", "no-recovery"), _RECOVERY)
 
 
 def _connect(scene: Scene, ping: Ping, number: int, exits: ExitStack) -> list[Connection]:
@@ -192,11 +194,13 @@ def _first(scene: Scene) -> tuple[Run, Ping]:
     return first, ping
 
 
-def _still_answers(scene: Scene, run: Run, ping: Ping, words: tuple[str, str]) -> str:
-    """The first of ``words`` if it answers, the second if it does not, "dies" if nothing of it lives."""
-    deadline = Deadline(scene.patience)
+def _still_answers(scene: Scene, run: Run, ping: Ping, words: tuple[str, str], seconds: float = 0.0) -> str:
+    """The first of ``words`` if it answers, the second if it does not, for so many seconds and as long as it is waited
+    at least, "dies" if nothing of it lives."""
+    seconds = max(seconds, scene.patience)
+    deadline = Deadline(seconds)
     while True:
-        why = answers(scene.path, ping, scene.subject.type, max(deadline.left() or 0.0, 0.1))
+        why = answers(scene.path, ping, scene.subject.type, min(scene.patience, max(deadline.left() or 0.0, 0.1)))
         if not why:
             scene.note("another client has its answer")
             return words[0]
@@ -205,5 +209,5 @@ def _still_answers(scene: Scene, run: Run, ping: Ping, words: tuple[str, str]) -
             scene.quote(run)
             return "dies"
         if deadline.passed:
-            scene.note(f"another client has none, for {scene.patience:.0f} s: {why}")
+            scene.note(f"another client has none, for {seconds:.0f} s: {why}")
             return words[1]

@@ -9,10 +9,12 @@ from udslab.errors import Stage, Unsupported
 
 try:
     import fcntl
+    import resource
+    import termios
 except ImportError:  # not a Unix
-    fcntl = None  # type: ignore[assignment]
+    fcntl = resource = termios = None  # type: ignore[assignment]
 
-__all__ = ["fcntl", "need_af_unix", "need_flock", "need_o_path"]
+__all__ = ["fcntl", "need_af_unix", "need_flock", "need_o_path", "resource", "termios"]
 
 
 def need_af_unix() -> None:

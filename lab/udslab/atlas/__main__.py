@@ -17,6 +17,8 @@ from typing import Any
 from udslab.atlas.catalogue import select
 from udslab.atlas.runner import count, place, run
 
+__all__ = ["main"]
+
 _INTERRUPTED = 130
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import socket
 
 from udslab.atlas import calls
@@ -12,6 +11,7 @@ from udslab.atlas.kit import Kit, errno_of, limit_waiting, outcome
 from udslab.atlas.requirement import Requirement
 from udslab.deadline import now
 from udslab.socktype import SocketType
+from udslab.support import resource
 
 __all__: list[str] = []
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import array
-import fcntl
 import os
 import socket
 import struct
-import termios
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +14,7 @@ from udslab.atlas.behaviour import CONNECTED, PAIRS, STREAMS, TYPES, Kind, NotHe
 from udslab.atlas.kit import Kit, errno_of, fill, outcome
 from udslab.atlas.requirement import Requirement
 from udslab.socktype import SocketType
+from udslab.support import fcntl, termios
 
 __all__: list[str] = []
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import array
-import fcntl
 import os
 import signal
 import socket
@@ -16,12 +15,14 @@ from typing import Any
 from udslab.atlas.behaviour import CONNECTED, PAIRS, RECORDS, STREAMS, TYPES, Kind, NotHere, Pair, behaviour
 from udslab.atlas.kit import Kit, errno_of, events, outcome
 from udslab.socktype import SocketType
+from udslab.support import fcntl
 
 __all__: list[str] = []
 
-_NOW = socket.MSG_DONTWAIT
-_PEEK = socket.MSG_PEEK
-_OOB = socket.MSG_OOB
+# linux/socket.h; other platforms' Pythons, where this can be imported at least, lack some of them.
+_OOB = 0x01
+_PEEK = 0x02
+_NOW = 0x40
 _CMSG_CLOEXEC = 0x40000000
 _ERRQUEUE = 0x2000
 _SO_PEEK_OFF = 42

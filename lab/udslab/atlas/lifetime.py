@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import select
 import signal
@@ -18,6 +17,7 @@ from udslab.atlas.behaviour import TYPES, NotHere, behaviour
 from udslab.atlas.kit import OTHER_UID, Kit, errno_of, python
 from udslab.atlas.requirement import Requirement
 from udslab.socktype import SocketType
+from udslab.support import fcntl
 
 __all__: list[str] = []
 

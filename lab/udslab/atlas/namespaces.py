@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import signal
 import socket
@@ -20,6 +19,7 @@ from udslab.atlas.requirement import Requirement
 from udslab.atlas.tables import TABLES
 from udslab.limits import become
 from udslab.socktype import SocketType
+from udslab.support import fcntl
 
 __all__: list[str] = []
 

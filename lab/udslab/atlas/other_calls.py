@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import array
-import fcntl
 import mmap
 import os
 import signal
 import socket
 import struct
-import termios
 import time
 
 from udslab.atlas import calls
@@ -17,6 +15,7 @@ from udslab.atlas.behaviour import CONNECTED, PAIRS, STREAMS, TYPES, Kind, NotHe
 from udslab.atlas.kit import Kit, errno_of, limit_waiting
 from udslab.atlas.requirement import Requirement
 from udslab.socktype import SocketType
+from udslab.support import fcntl, termios
 
 __all__: list[str] = []
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import array
-import fcntl
 import os
 import select
 import signal
 import socket
-import termios
 from functools import partial
 
 from udslab.atlas.behaviour import CONNECTED, PAIRS, TYPES, Kind, Pair, behaviour
 from udslab.atlas.kit import Child, Kit, errno_of, events, outcome
 from udslab.socktype import SocketType
+from udslab.support import fcntl, termios
 
 __all__: list[str] = []
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
-import resource
 import select
 import socket
 import struct
@@ -31,6 +29,7 @@ from udslab.atlas.kit import OTHER_UID, Kit, errno_of
 from udslab.atlas.requirement import Requirement, why_not
 from udslab.limits import become
 from udslab.socktype import SocketType
+from udslab.support import fcntl, resource
 
 __all__: list[str] = []
 

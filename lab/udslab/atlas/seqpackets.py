@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import array
-import fcntl
 import os
 import signal
 import socket
-import termios
 
 from udslab.atlas import calls
 from udslab.atlas.behaviour import PAIRS, TYPES, Kind, Pair, behaviour
 from udslab.atlas.kit import Kit, errno_of, events, limit_waiting, outcome
 from udslab.atlas.requirement import Requirement
 from udslab.socktype import SocketType
+from udslab.support import fcntl, termios
 
 __all__: list[str] = []
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import socket
 
@@ -11,6 +10,7 @@ from udslab.atlas.behaviour import CONNECTED, LISTENING, TYPES, Kind, Pair, beha
 from udslab.atlas.kit import Kit, errno_of, outcome
 from udslab.atlas.requirement import Requirement
 from udslab.socktype import SocketType
+from udslab.support import fcntl
 
 __all__: list[str] = []
 

@@ -1,4 +1,4 @@
-"""A kernel that answers otherwise: a seccomp filter lets a system call fail, unlooked at, in a program and its children."""
+"""A kernel that answers otherwise: a seccomp filter lets a system call fail, in a program and its children."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ _ERRNOS = [*sorted(set(errno.errorcode.values())), "ok"]
 
 
 def mutants(value: Any) -> Iterator[Any]:
-    """Each with one thing changed: another errno, number, text, truth; another order; something missing, or too much."""
+    """Each with one thing changed: another errno, number, text or truth, another order, something less or more."""
     yield from _of_leaf(value)
     if isinstance(value, dict):
         for key in value:

@@ -1,4 +1,4 @@
-"""Known divergences: what comes with the lab is well-formed; judging makes known what is unexpected, and nothing else."""
+"""Known divergences: what comes with the lab is well-formed; judging makes known what is unexpected, and no more."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The mutation run: whatever is measured otherwise is noticed, for every row; and so is a kernel that answers otherwise."""
+"""The mutation run: what is measured otherwise is noticed, for every row; so is a kernel that answers otherwise."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def flipped(row: Behaviour) -> Behaviour:
     def measure(kit: Any, *variant: Any) -> Any:
         seen = plain(row.measure(kit, *variant))
         values = allowed(row, *(variant or ("",)))
-        choice = random.Random(f"{row.id} {variant}")  # noqa: S311
+        choice = random.Random(f"{row.id} {variant}")
         return choice.choice([each for each in mutants(seen) if each not in values])
 
     return dataclasses.replace(row, measure=measure)

@@ -1,4 +1,4 @@
-"""The runner: what it makes of measurements that go wrong, what it leaves behind (nothing), and how it is told to end."""
+"""The runner: what it makes of measurements that go wrong, that it leaves nothing, and how it is told to end."""
 
 from __future__ import annotations
 

@@ -79,7 +79,6 @@ class Crew:
                     raise told
                 else:
                     number, finding = told
-                    self._found[number].findings[finding.probe] = finding
                     yield self.subjects[number], finding
 
     def _end(self, hosts: Sequence[ProcessHost], workers: Sequence[threading.Thread]) -> None:
@@ -108,7 +107,9 @@ class Crew:
                 number = task[0]
                 auditor = Auditor(self.subjects[number], host)
                 self._found[number].about = self._found[number].about or auditor.about()
-            self._told.put((number, auditor.audit(task[1])))
+            finding = auditor.audit(task[1])
+            self._found[number].findings[finding.probe] = finding  # here: whoever is interrupted may not hear of it
+            self._told.put((number, finding))
 
     def audits(self) -> list[Audit]:
         """What is known of each subject: its findings in the probes' order."""

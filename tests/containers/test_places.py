@@ -47,7 +47,7 @@ def test_root_has_the_engines_capabilities_and_bare_root_none(lab):
     for user in ("root", "bare-root"):
         by_mode[user] = survey(lab, Place(DISTRO, "runc", user), ["CON-12"]).cells[0]
     assert by_mode["root"].verdict is Verdict.EXPECTED
-    assert by_mode["bare-root"].why == "no capability dac-override"
+    assert by_mode["bare-root"].why.startswith("no capability dac-override")
 
 
 def test_each_cell_is_told_as_soon_as_it_is_known(lab):

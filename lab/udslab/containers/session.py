@@ -185,12 +185,13 @@ class Session:
         self,
         image: str,
         command: Sequence[str],
-        *mounts: Shared,
+        *mounts: Shared | Mount,
         environment: Mapping[str, str] | None = None,
         cwd: str | None = None,
+        user: str | None = None,
     ) -> Program:
         """A container of the user's own image that runs ``command`` in it, in ``cwd`` (the image's), and sees
-        ``mounts``.
+        ``mounts``. ``user``: instead of the session's uid and gid.
 
         Raises :class:`~udslab.errors.EngineError`.
         """
@@ -199,8 +200,8 @@ class Session:
             image,
             command,
             labels=self.owner.labels,
-            user=f"{self.uid}:{self.gid}",
-            mounts=[mount.mount() for mount in mounts],
+            user=user or f"{self.uid}:{self.gid}",
+            mounts=[mount.mount() if isinstance(mount, Shared) else mount for mount in mounts],
             environment=environment or {},
             cwd=cwd,
         )

@@ -12,6 +12,7 @@ from typing import Any
 from udslab.atlas.runner import Cell, Verdict
 from udslab.containers import Engine, Job, Mount, Session, Shared
 from udslab.errors import Stage, Unsupported
+from udslab.places.images import image_of
 from udslab.places.survey import Survey
 
 __all__ = [
@@ -21,7 +22,6 @@ __all__ = [
     "User",
     "check_runtime",
     "first_word",
-    "image_of",
     "shared_on",
     "survey",
 ]
@@ -79,16 +79,11 @@ class Place:
 
     @property
     def image(self) -> str:
-        """See :func:`image_of`."""
+        """See :func:`~udslab.places.images.image_of`."""
         return image_of(self.distro)
 
     def __str__(self) -> str:
         return "/".join(dataclasses.astuple(self))
-
-
-def image_of(distro: str) -> str:
-    """The lab's own base image of a distribution; what has a colon is an image already."""
-    return distro if ":" in distro else f"udslab-base:{distro}"
 
 
 def survey(

@@ -87,6 +87,9 @@ def _place(session: Session, pair: Pair, sides: _Sides) -> dict[str, Any]:
     place: dict[str, Any] = {key: f"{server[key]} → {client[key]}" for key in ("distro", "runtime", "user", "image")}
     for key in ("kernel", "machine", "python", "libc"):
         place[key] = server[key] if server[key] == client[key] else f"{server[key]} → {client[key]}"
+    inside = [name for name in both if both[name].get("gvisor")]
+    if inside:
+        place["gvisor"] = "both" if len(inside) == 2 else inside[0]
     shares = "+".join(pair.shares) or "apart"
     return {**place, "volume": pair.server.volume, "shares": shares, "engine": session.engine.version, "pair": True}
 

@@ -117,30 +117,47 @@ class Matrix:
 
 
 def _read(file: Path, table: Mapping[str, Any]) -> Matrix:
-    _only_keys(table, (*_LISTS, "jobs", "pairs", "output"), "a matrix")
-    only = _globs(table.get("only", []))
+    _only_keys(table, (*_LISTS, "jobs", "places", "pairs", "output"), "a matrix")
     jobs = table.get("jobs", os.cpu_count() or 1)
     if not isinstance(jobs, int) or isinstance(jobs, bool) or not 1 <= jobs <= _MOST_JOBS:
         raise ServiceError(f"jobs is a number from 1 to {_MOST_JOBS}, not {jobs!r}")
-    distros = _words(table, "distros", [], images.check)
-    axes = (
-        distros,
+    only = _globs(table.get("only", []))
+    axes = _axes(table)
+    items = [Item(Place(*words), only, jobs) for words in itertools.product(*axes)]
+    for more in _tables(table, "places"):
+        _only_keys(more, _LISTS, "[[places]]")
+        globs = _globs(more["only"]) if "only" in more else only
+        found = [Item(Place(*words), globs, jobs) for words in itertools.product(*_axes(more))]
+        if not found:
+            raise ServiceError("[[places]] names no distros")
+        items += found
+    distros, runtimes, _, _ = axes
+    for pair in _tables(table, "pairs"):
+        items += _pairs(pair, distros, runtimes, only)
+    if not items:
+        raise ServiceError("it names no places", "name distributions: distros = ['debian-12']; or [[pairs]] of them")
+    unique: dict[str, Item] = {}
+    for item in items:
+        unique.setdefault(str(item), item)
+    outputs = _outputs(table.get("output", {}), file)
+    results = outputs.pop("results", file.with_suffix(".results"))
+    return Matrix(file, tuple(unique.values()), tuple(distros), outputs, results)
+
+
+def _axes(table: Mapping[str, Any]) -> tuple[list[str], list[str], list[str], list[str]]:
+    return (
+        _words(table, "distros", [], images.check),
         _words(table, "runtimes", ["runc"]),
         _words(table, "users", ["root"], _one_of("user", USERS)),
         _words(table, "volumes", ["overlay"], _one_of("volume", VOLUMES)),
     )
-    items = [Item(Place(*words), only, jobs) for words in itertools.product(*axes)]
-    pairs = table.get("pairs", [])
-    if not isinstance(pairs, list) or not all(isinstance(pair, dict) for pair in pairs):
-        raise ServiceError("pairs are tables: [[pairs]]")
-    for pair in pairs:
-        items += _pairs(pair, distros, axes[1], only)
-    if not items:
-        raise ServiceError("it names no places", "name distributions: distros = ['debian-12']; or [[pairs]] of them")
-    unique = tuple({str(item): item for item in items}.values())
-    outputs = _outputs(table.get("output", {}), file)
-    results = outputs.pop("results", file.with_suffix(".results"))
-    return Matrix(file, unique, tuple(distros), outputs, results)
+
+
+def _tables(table: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
+    tables = table.get(key, [])
+    if not isinstance(tables, list) or not all(isinstance(one, dict) for one in tables):
+        raise ServiceError(f"{key} are tables: [[{key}]]")
+    return tables
 
 
 def _pairs(

@@ -15,7 +15,7 @@ from udslab.atlas.runner import Cell, Verdict, matches
 from udslab.atlas.two_sided import TWO_SIDED, Between, TwoSided
 from udslab.containers import Job, Mount, Session, Shared
 from udslab.deadline import Deadline, now
-from udslab.errors import Stage, Unsupported
+from udslab.errors import EngineError, Stage, Unsupported
 from udslab.places.container import USERS, Place, check_runtime, first_word, shared_on
 from udslab.places.survey import Survey
 
@@ -216,7 +216,15 @@ class _Sides:
                 if each.late and len(held) == 1:
                     playing["server"].send(_NO_PID)
                     continue
-                playing["client"] = self._late(directory) if each.late else self._there("client")
+                try:
+                    playing["client"] = self._late(directory) if each.late else self._there("client")
+                except EngineError as error:
+                    if not each.late:
+                        raise
+                    # The engine sees no file: a sandbox keeps its sockets to itself.
+                    results["client"] = {"seen": None, "why": str(error)}
+                    playing["server"].send({"gone": "the client could not be started"})
+                    continue
                 for early in (order, *held):
                     playing["client"].send(early)
                 if each.late:

@@ -136,6 +136,15 @@ def test_nothing_is_left_of_a_driver_that_is_killed_while_behaviours_are_measure
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("user", USERS)
+def test_all_is_as_expected_whoever_measures(lab, user):
+    cells = survey(lab, Place(DISTRO, "runc", user), jobs=2).cells
+    odd = [(cell.id, cell.variant, cell.seen, cell.why) for cell in cells if cell.verdict is Verdict.UNEXPECTED]
+    assert odd == []
+
+
+@pytest.mark.soak
 def test_a_place_adds_seconds_and_its_runner_starts_at_once(lab):
     took = []
     for _ in range(3):

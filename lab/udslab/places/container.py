@@ -122,7 +122,7 @@ def survey(
         for cell in _cells(job, told["count"]):
             cells.append(cell)
             advance(cell)
-    known = {"image": place.image, "engine": session.engine.version}
+    known = {"engine": session.engine.version}
     return Survey({**told["place"], **known, **dataclasses.asdict(place)}, tuple(cells))
 
 

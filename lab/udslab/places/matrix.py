@@ -264,7 +264,7 @@ def _outputs(table: Any, file: Path) -> dict[str, Path]:
     for key, value in table.items():
         if not isinstance(value, str) or not value:
             raise ServiceError(f"{key} of [output] is the name of a file, not {value!r}")
-    return {key: file.parent / value for key, value in table.items()}
+    return {key: Path(os.path.normpath(file.parent / value)) for key, value in table.items()}
 
 
 @dataclass(frozen=True)

@@ -82,9 +82,9 @@ def survey_pair(
 
 
 def _place(session: Session, pair: Pair, sides: _Sides) -> dict[str, Any]:
-    both = {name: {**sides.told[name], "image": each.image, **dataclasses.asdict(each)} for name, each in _named(pair)}
+    both = {name: {**sides.told[name], **dataclasses.asdict(each)} for name, each in _named(pair)}
     server, client = both["server"], both["client"]
-    place: dict[str, Any] = {key: f"{server[key]} → {client[key]}" for key in ("distro", "runtime", "user", "image")}
+    place: dict[str, Any] = {key: f"{server[key]} → {client[key]}" for key in ("distro", "runtime", "user")}
     for key in ("kernel", "machine", "python", "libc"):
         place[key] = server[key] if server[key] == client[key] else f"{server[key]} → {client[key]}"
     inside = [name for name in both if both[name].get("gvisor")]

@@ -9,7 +9,7 @@ import pytest
 
 from udslab.needs import Backend, Need, Options, why_not
 
-__all__ = ["Settings", "add_options", "backend_of", "check_needs", "lacking", "service_of"]
+__all__ = ["Settings", "add_options", "backend_of", "check_needs", "engines", "lacking", "service_of"]
 
 _BACKENDS = [backend.value for backend in Backend]
 _MARKER = """uds(needs={"kill", …}, backend="process", service="echo"): what a test needs of its server's backend \
@@ -29,10 +29,13 @@ def add_options(parser: pytest.Parser) -> None:
     for name, metavar, help in (
         ("distro", "NAME", f"containers are of the lab's base image of this distribution (default: {Options.distro})"),
         ("image", "IMAGE", "containers are of this image, which needs Python 3.9 or newer and nothing else"),
-        ("engine", "NAME", "the container engine: a Docker context or a URL (default: as the docker command)"),
     ):
         group.addoption(f"--uds-{name}", metavar=metavar, help=help)
         parser.addini(f"uds_{name}", help)
+    engine = "the container engine: a Docker context or a URL (default: as the docker command); if it is given several "
+    engine += "times, a matrix is spread over them, and all else is on the first"
+    group.addoption("--uds-engine", metavar="NAME", action="append", help=engine)
+    parser.addini("uds_engine", engine)
 
 
 @dataclass(frozen=True)
@@ -53,8 +56,15 @@ class Settings:
 
         backend = _word(Backend, given("backend"), "uds_backend") if given("backend") else None
         require = frozenset(_word(Backend, word, "uds_require") for word in given("require") or ())
-        lab = Options(backend or Backend.THREAD, given("image"), given("distro") or Options.distro, given("engine"))
+        engine = next(iter(engines(config)), None)
+        lab = Options(backend or Backend.THREAD, given("image"), given("distro") or Options.distro, engine)
         return cls(backend, require, lab)
+
+
+def engines(config: pytest.Config) -> list[str]:
+    """The container engines that are named."""
+    ini: str = config.getini("uds_engine")
+    return config.getoption("uds_engine") or ([ini] if ini else [])
 
 
 def register_marker(config: pytest.Config) -> None:

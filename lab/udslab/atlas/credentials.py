@@ -319,8 +319,8 @@ def _(kit: Kit, pair: Pair) -> object:
         pid, uid, gid = _self()
         claims = {
             "pid": (os.getppid(), uid, gid),
-            "uid": (pid, 0, gid),
-            "gid": (pid, uid, 0),
+            "uid": (pid, 0 if uid else OTHER_UID, gid),
+            "gid": (pid, uid, 0 if gid else OTHER_UID),
             "own": (pid, uid, gid),
         }
         return {

@@ -12,7 +12,7 @@ from udslab.atlas import calls
 from udslab.atlas.behaviour import PAIRS, TYPES, ByKernel, Kind, NotHere, Pair, behaviour
 from udslab.atlas.kit import OTHER_UID, Kit, errno_of, outcome
 from udslab.atlas.places import MOUNTS, bind_mount, elsewhere, mount_here, read_only
-from udslab.atlas.requirement import Requirement
+from udslab.atlas.requirement import Requirement, why_not
 from udslab.socktype import SocketType
 
 __all__: list[str] = []
@@ -165,7 +165,8 @@ def _(kit: Kit, type: SocketType) -> object:
         path = f"{overlay.merged}/s"
         _server(kit, path, type)
         chmod = [errno_of(os.chmod, path, 0o600), _connects(kit, path, type)]
-        owner = OTHER_UID if os.stat("/proc/self/ns/user").st_ino == users else os.geteuid()
+        theirs = os.stat("/proc/self/ns/user").st_ino != users or why_not(Requirement.CHOWN)
+        owner = os.geteuid() if theirs else OTHER_UID
         chown = [errno_of(os.chown, path, owner, -1), _connects(kit, path, type)]
         return {"chmod": chmod, "chown": chown, "mode": f"{os.stat(path).st_mode & 0o7777:04o}"}
 

@@ -183,13 +183,11 @@ def _run_and_tell(function: Callable[[], Any], write: int) -> None:
 
 
 class Kit:
-    """What one measurement works with. What it makes is closed at the end.
+    """What one measurement works with. What it makes is closed at the end."""
 
-    ``directory`` is empty, private, and has so short a path that any socket fits; what is left in it is removed.
-    """
-
-    def __init__(self, directory: str) -> None:
-        self.directory = directory
+    def __init__(self, directory: str, why_none: str = "") -> None:
+        self._directory = directory
+        self._why_none = why_none
         self._exits = ExitStack()
         self._numbers = 0
 
@@ -198,6 +196,14 @@ class Kit:
 
     def __exit__(self, *exc: object) -> None:
         self._exits.close()
+
+    @property
+    def directory(self) -> str:
+        """Empty, private, and of so short a path that any socket fits; what is left in it is removed. Raises NotHere
+        where there can be none."""
+        if not self._directory:
+            raise NotHere(self._why_none)
+        return self._directory
 
     def close_at_end(self, thing: Any) -> Any:
         """``thing``, whose ``close()`` is called at the end."""

@@ -15,7 +15,7 @@ from udslab.atlas import calls
 from udslab.atlas.behaviour import TYPES, ByKernel, Kind, NotHere, Pair, behaviour
 from udslab.atlas.kit import OTHER_UID, Child, Kit, errno_of, limit_waiting, outcome
 from udslab.atlas.places import MOUNTS, NETWORK, PIDS, USERS, bind_mount, elsewhere, enter, mount_here, read_only
-from udslab.atlas.requirement import Requirement
+from udslab.atlas.requirement import Requirement, why_not
 from udslab.atlas.tables import TABLES
 from udslab.limits import become
 from udslab.socktype import SocketType
@@ -275,10 +275,10 @@ def _(kit: Kit, type: SocketType) -> object:
 
 
 def _as_somebody(function: Callable[[], Any]) -> Callable[[], Any]:
-    """The same, having become somebody else if this is root."""
+    """The same, having become somebody else if this is root and may."""
 
     def call() -> Any:
-        if os.geteuid() == 0:
+        if not why_not(Requirement.ROOT):
             become(SOMEBODY, SOMEBODY)
             libc.set_dumpable(True)  # otherwise /proc/self is root's
         return function()
@@ -301,7 +301,7 @@ def _(kit: Kit, type: SocketType) -> object:
     listener = kit.socket(type, bind=path, listen=1)
     limit_waiting(listener, 4)
     os.chmod(path, 0o666)  # noqa: S103 - somebody else connects
-    outer = [SOMEBODY, SOMEBODY] if os.geteuid() == 0 else _ids()
+    outer = _ids() if why_not(Requirement.ROOT) else [SOMEBODY, SOMEBODY]
     signals = _Signals(kit)
 
     def inside() -> object:

@@ -62,7 +62,10 @@ class Requirement(Word):
 def why_not(need: Requirement) -> str:
     """Why it is not to be had in this place; empty if it is."""
     if need.value in _CAPABILITIES:
-        return "" if _has_capability(_CAPABILITIES[need.value]) else f"no capability {need}"
+        if not _has_capability(_CAPABILITIES[need.value]):
+            return f"no capability {need}"
+        # It holds for this user's own files, and for nothing that belongs to another namespace.
+        return "" if need is Requirement.DAC_OVERRIDE or not _is_alone() else f"capability {need} over nobody else"
     if need.value in _NAMESPACES:
         return "" if _can_unshare(_NAMESPACES[need.value]) else f"no {need} of one's own may be made"
     return _CHECKS[need]()
@@ -75,6 +78,22 @@ def _has_capability(number: int) -> bool:
     except (OSError, StopIteration):
         return os.geteuid() == 0
     return bool(int(line.split()[1], 16) >> number & 1)
+
+
+@functools.cache
+def _is_alone() -> bool:
+    """Whether this user is the only one in a user namespace."""
+    try:
+        with open("/proc/self/uid_map") as file:
+            return sum(int(line.split()[2]) for line in file) == 1
+    except OSError:
+        return False
+
+
+def _root() -> str:
+    if os.geteuid():
+        return "this is not root"
+    return "this is root of a user namespace with no other user" if _is_alone() else ""
 
 
 def _can_unshare(flag: int) -> bool:
@@ -95,7 +114,7 @@ def _sock_diag() -> str:
 
 
 _CHECKS = {
-    Requirement.ROOT: lambda: "" if os.geteuid() == 0 else "this is not root",
+    Requirement.ROOT: _root,
     Requirement.NOT_ROOT: lambda: "this is root" if os.geteuid() == 0 else "",
     Requirement.OTHER_USER: lambda: why_not(Requirement.SETUID) or why_not(Requirement.SETGID),
     Requirement.CTYPES: lambda: "" if libc.is_there() else "this Python has no ctypes",

@@ -11,7 +11,7 @@ import signal
 import sys
 import tempfile
 import traceback
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -99,9 +99,13 @@ def count(behaviours: Iterable[Behaviour]) -> int:
     return len(_todo(behaviours))
 
 
-def run(behaviours: Iterable[Behaviour], jobs: int = 1, stop: int | None = None) -> Generator[Cell, None, None]:
+def run(
+    behaviours: Iterable[Behaviour], jobs: int = 1, stops: Sequence[int] = (), directory: str = ""
+) -> Generator[Cell, None, None]:
     """Measure them, ``jobs`` at a time, and give each cell when it is known. Not for a process with threads: it forks.
-    ``stop``: a descriptor; once it can be read, that is the end.
+    ``stops``: descriptors; once one of them can be read, that is the end. ``directory``: where the measurements'
+    directories are made, instead of the one for temporary files; where nothing can be made in it, as its file system is
+    read-only, what needs a directory is not measured.
 
     What a measurement leaves behind, processes and files, is removed: it has a process group and a directory of its
     own, and its orphans come to this process."""
@@ -110,9 +114,9 @@ def run(behaviours: Iterable[Behaviour], jobs: int = 1, stop: int | None = None)
     todo.reverse()
     running: dict[int, _Measurement] = {}
     poll = select.poll()
-    if stop is not None:
+    for stop in stops:
         poll.register(stop, select.POLLIN)
-    with _Scratch() as top:
+    with _Scratch(directory) as top:
         try:
             while todo or running:
                 while todo and len(running) < jobs:
@@ -126,7 +130,7 @@ def run(behaviours: Iterable[Behaviour], jobs: int = 1, stop: int | None = None)
                     poll.register(begun.fd, select.POLLIN)
                 wait = min((begun.deadline.left() or 0.0 for begun in running.values()), default=0.0)
                 ready = {fd for fd, _ in poll.poll(wait * 1000 + 1)}
-                if stop in ready:
+                if ready.intersection(stops):
                     return
                 for begun in list(running.values()):
                     if (begun.fd in ready and begun.hear()) or begun.deadline.passed:
@@ -144,36 +148,55 @@ def _why_not(each: Behaviour) -> str:
     return "; ".join(filter(None, map(why_not, sorted(each.needs))))
 
 
-class _Scratch:
-    """A private directory with a short path. Not udslab.scratch's: another kernel's lock would mislead its sweep."""
+@dataclass(frozen=True)
+class _Top:
+    """The directory of measurements' directories; empty, with the reason, where there can be none."""
 
-    def __enter__(self) -> str:
-        for parent in (tempfile.gettempdir(), *_SHORT):
-            with suppress(OSError):
+    path: str
+    why: str = ""
+
+
+class _Scratch:
+    """A private directory with a short path, or why there is none. Not udslab.scratch's: another kernel's lock would
+    mislead its sweep."""
+
+    def __init__(self, directory: str) -> None:
+        self._parents = (directory,) if directory else (tempfile.gettempdir(), *_SHORT)
+        self._path = ""
+
+    def __enter__(self) -> _Top:
+        for parent in self._parents:
+            try:
                 if len(os.fsencode(parent)) <= len("/dev/shm"):  # noqa: S108
                     self._path = tempfile.mkdtemp(prefix="atlas-", dir=parent)
                     os.chmod(self._path, 0o711)  # noqa: S103 - other users get to their measurements' directories
-                    return self._path
+                    return _Top(self._path)
+            except OSError as error:
+                if error.errno == errno.EROFS:
+                    return _Top("", f"{parent} is read-only")
+                if self._parents[1:] == ():
+                    raise
         raise OSError(errno.ENOENT, "no directory for temporary files has a path that is short enough")
 
     def __exit__(self, *exc: object) -> None:
-        shutil.rmtree(self._path, ignore_errors=True)
+        if self._path:
+            shutil.rmtree(self._path, ignore_errors=True)
 
 
 class _Measurement:
     """One that runs in its child."""
 
-    def __init__(self, each: Behaviour, variant: Any, top: str) -> None:
+    def __init__(self, each: Behaviour, variant: Any, top: _Top) -> None:
         self._each = each
         self._variant = variant
-        self._directory = tempfile.mkdtemp(dir=top, prefix="")
+        self._directory = tempfile.mkdtemp(dir=top.path, prefix="") if top.path else ""
         self._began = now()
         self.deadline = Deadline(each.limit)
         self._said = b""
         self.fd, write = os.pipe()
         self._pid = os.fork()
         if self._pid == 0:
-            _measure(each, variant, self._directory, write)
+            _measure(each, variant, Kit(self._directory, top.why), write)
         os.close(write)
 
     def hear(self) -> bool:
@@ -193,7 +216,8 @@ class _Measurement:
         with suppress(ChildProcessError):  # what it has left has come to us, killed as well
             while True:
                 os.waitpid(-self._pid, 0)
-        shutil.rmtree(self._directory, ignore_errors=True)
+        if self._directory:
+            shutil.rmtree(self._directory, ignore_errors=True)
         if not self._said.endswith(b"\n"):
             return _cell(self._each, self._variant, self._ending(os.waitstatus_to_exitcode(status)), None, "", seconds)
         told: Mapping[str, Any] = json.loads(self._said)
@@ -207,7 +231,7 @@ class _Measurement:
         return f"ended by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
 
 
-def _measure(each: Behaviour, variant: Any, directory: str, write: int) -> None:
+def _measure(each: Behaviour, variant: Any, kit: Kit, write: int) -> None:
     """In the child; never returns."""
     try:
         os.setpgid(0, 0)
@@ -221,7 +245,7 @@ def _measure(each: Behaviour, variant: Any, directory: str, write: int) -> None:
         os.close(write)
         os.set_inheritable(200, False)
         try:
-            with Kit(directory) as kit:
+            with kit:
                 seen = each.measure(kit, variant) if each.variants else each.measure(kit)
             told = json.dumps({"seen": seen})
         except NotHere as reason:

@@ -17,7 +17,7 @@ from udslab.errors import AddressError, ServiceError, UdsError
 
 __all__ = ["main"]
 
-_COMMANDS = ("serve", "send", "status", "explain", "audit", "atlas", "ps", "clean", "demo")
+_COMMANDS = ("serve", "send", "status", "explain", "audit", "atlas", "matrix", "ps", "clean", "demo")
 _WRITE_FAILED = {errno.EPIPE, errno.EBADF, errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 

@@ -18,16 +18,19 @@ except ImportError as error:
 
 from udslab.containers.container import Container
 from udslab.containers.engine import Engine
+from udslab.containers.job import Job
 from udslab.containers.leftovers import Kind, Leftover, find, sweep
 from udslab.containers.program import Program
 from udslab.containers.reach import Reach, reach, try_reach
-from udslab.containers.session import Session, Shared
+from udslab.containers.session import Mount, Session, Shared
 
 __all__ = [
     "Container",
     "Engine",
+    "Job",
     "Kind",
     "Leftover",
+    "Mount",
     "Program",
     "Reach",
     "Session",

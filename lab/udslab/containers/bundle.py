@@ -14,25 +14,25 @@ __all__ = ["command", "contents"]
 _HOST_HALF = {"bench", "cli", "containers", "places", "report", "subjects"}
 
 # Runs as `python3 -c` in an image that we do not know: what lies in its working directory is not imported (an empty
-# entry in sys.path), and standard input beyond the zip is left to the agent.
+# entry in sys.path), and standard input beyond the zip is left to the module.
 _TAKE_IN = """
 import signal, sys
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 sys.path[:] = [entry for entry in sys.path if entry]
 if sys.version_info < (3, 9):
-    sys.exit("the agent needs Python 3.9 or newer, and this is " + sys.version.split()[0])
+    sys.exit("the lab needs Python 3.9 or newer, and this is " + sys.version.split()[0])
 import os
 size = int(sys.argv.pop(1))
 fd = os.memfd_create("udslab")
 while size:
     data = os.read(0, min(size, 1 << 20))
     if not data:
-        sys.exit("the agent was not sent whole")
+        sys.exit("the lab was not sent whole")
     while data:
         written = os.write(fd, data)
         data, size = data[written:], size - written
 sys.path.insert(0, "/proc/self/fd/%d" % fd)
-from udslab.agent import main
+from {module} import main
 sys.exit(main())
 """
 
@@ -50,6 +50,7 @@ def contents() -> bytes:
     return buffer.getvalue()
 
 
-def command(*arguments: str) -> list[str]:
-    """The command of a container that reads :func:`contents` from its standard input and becomes an agent."""
-    return ["python3", "-B", "-c", _TAKE_IN, str(len(contents())), *arguments]
+def command(*arguments: str, module: str = "udslab.agent") -> list[str]:
+    """The command of a container that reads :func:`contents` from its standard input and becomes an agent, or what else
+    the ``main`` of a module is."""
+    return ["python3", "-B", "-c", _TAKE_IN.replace("{module}", module), str(len(contents())), *arguments]

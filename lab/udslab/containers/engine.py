@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import time
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from typing import Any
 import docker
 import requests.exceptions
 from docker.context import ContextAPI
-from docker.errors import APIError, DockerException, ImageNotFound, NotFound
+from docker.errors import APIError, BuildError, DockerException, ImageNotFound, NotFound
 from docker.tls import TLSConfig
 from docker.utils import kwargs_from_env
 
@@ -89,6 +90,29 @@ class Engine:
         """
         with self.telling(f"the image {image} cannot be looked at"):
             return str(self.client.images.get(image).attrs["Architecture"])
+
+    def image_id(self, image: str) -> str:
+        """The id of an image, which is another one for another content; empty if the engine has no such image.
+
+        Raises :class:`~udslab.errors.EngineError`.
+        """
+        with self.telling(f"the image {image} cannot be looked at"), suppress(ImageNotFound):
+            return str(self.client.images.get(image).id)
+        return ""
+
+    def pull(self, image: str) -> None:
+        """Get an image from its registry. Raises :class:`~udslab.errors.EngineError`."""
+        with self.telling(f"the image {image} cannot be pulled"):
+            self.client.images.pull(image)
+
+    def build(self, image: str, dockerfile: str) -> None:
+        """Make an image of nothing but a Dockerfile. Raises :class:`~udslab.errors.EngineError`."""
+        try:
+            with self.telling(f"the image {image} cannot be made"):
+                self.client.images.build(fileobj=io.BytesIO(dockerfile.encode()), tag=image, rm=True, forcerm=True)
+        except BuildError as error:
+            what = f"the image {image} cannot be made: {_line(error)}"
+            raise EngineError(Stage.ENGINE, errno.EREMOTEIO, self.name, "", what) from error
 
     def remove_container(self, id: str) -> None:
         """Remove a container, also one that runs, with its anonymous volumes; it has gone when this returns.

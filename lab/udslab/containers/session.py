@@ -6,6 +6,7 @@ import contextlib
 import io
 import itertools
 import os
+import shutil
 import tarfile
 import uuid
 from collections.abc import Mapping, Sequence
@@ -17,13 +18,14 @@ from docker.types import Mount
 
 from udslab.containers.container import Container
 from udslab.containers.engine import Engine
+from udslab.containers.job import Job
 from udslab.containers.labels import Owner
 from udslab.containers.leftovers import sweep
 from udslab.containers.program import Program
 from udslab.reaper import Reaper
 from udslab.scratch import scratch_directory, short_parent
 
-__all__ = ["LAB_ID", "Session", "Shared"]
+__all__ = ["LAB_ID", "Mount", "Session", "Shared"]
 
 LAB_ID = 10001
 """The uid and gid in containers when this process is root: they never are."""
@@ -72,8 +74,8 @@ class Session:
         self.uid, self.gid = (uid, gid) if uid else (LAB_ID, LAB_ID)
         """Who runs in its containers, and whose its directories and volumes are."""
         self._numbers = itertools.count(1)
-        self._bare: set[str] = set()
-        """The volumes that have no inner directory yet."""
+        self._bare: dict[str, int] = {}
+        """The volumes that have no inner directory yet, and the mode that it is to have."""
 
     def __enter__(self) -> Session:
         try:
@@ -101,19 +103,27 @@ class Session:
             os.chown(path, self.uid, self.gid)
         return Shared("bind", path, path, path)
 
-    def volume(self, mountpoint: str = "/run/lab", *, tmpfs: bool = False) -> Shared:
-        """A named volume of the engine's, on its disk or in memory (``tmpfs``)."""
+    def volume(self, mountpoint: str = "/run/lab", *, tmpfs: bool = False, mode: int = 0o770) -> Shared:
+        """A named volume of the engine's, on its disk or in memory (``tmpfs``). ``mode``: of the directory in it."""
         name = f"udslab-{uuid.uuid4().hex[:12]}"
         options = {}
         if tmpfs:
-            options = {"type": "tmpfs", "device": "tmpfs", "o": f"uid={self.uid},gid={self.gid},mode=0770"}
+            options = {"type": "tmpfs", "device": "tmpfs", "o": f"uid={self.uid},gid={self.gid},mode={mode:o}"}
         self._exits.callback(self._remove_volume, name)  # first: it may be made and we not be told
         with self.engine.telling("no volume could be made"):
             self.engine.client.volumes.create(name, driver_opts=options, labels=self.owner.labels)
         if tmpfs:
             return Shared("volume", name, mountpoint, mountpoint)
-        self._bare.add(name)
+        self._bare[name] = mode
         return Shared("volume", name, mountpoint, f"{mountpoint}/{_INNER}")
+
+    def discard(self, shared: Shared) -> None:
+        """Remove a directory or volume before the session's end; no container may use it any more."""
+        if shared.kind == "bind":
+            shutil.rmtree(shared.source, ignore_errors=True)
+        else:
+            self._remove_volume(shared.source)
+            self._bare.pop(shared.source, None)
 
     def _remove_volume(self, name: str) -> None:
         with self.engine.telling(f"the volume {name} cannot be removed"), contextlib.suppress(NotFound):
@@ -125,31 +135,63 @@ class Session:
 
         Raises :class:`~udslab.errors.EngineError`.
         """
-        shared = [mount for mount in mounts if isinstance(mount, Shared)]
-        bare = [mount for mount in shared if mount.source in self._bare]
+        bare = self._bare_of(mounts)
         container = Container(
             self.engine,
             image,
             labels=self.owner.labels,
             user=user or f"{self.uid}:{self.gid}",
             mounts=[mount.mount() if isinstance(mount, Shared) else mount for mount in mounts],
-            # The top of a volume is root's, and nobody in a container may change that: a directory is put into it.
-            put={mount.mountpoint: _directory(_INNER, self.uid, self.gid) for mount in bare},
+            put=self._put(bare),
             **options,
         )
-        self._bare -= {mount.source for mount in bare}
+        self._no_longer(bare)
         return self._exits.enter_context(container)
+
+    def _bare_of(self, mounts: Sequence[Shared | Mount]) -> list[Shared]:
+        return [mount for mount in mounts if isinstance(mount, Shared) and mount.source in self._bare]
+
+    def _put(self, bare: Sequence[Shared]) -> dict[str, bytes]:
+        """The top of a volume is root's, and nobody in a container may change that: a directory is put into it."""
+        return {mount.mountpoint: _directory(_INNER, self.uid, self.gid, self._bare[mount.source]) for mount in bare}
+
+    def _no_longer(self, bare: Sequence[Shared]) -> None:
+        for mount in bare:
+            self._bare.pop(mount.source, None)
+
+    def job(
+        self, image: str, module: str, *arguments: str, mounts: Sequence[Shared | Mount] = (), **options: Any
+    ) -> Job:
+        """A container of ``image`` that runs a module of the in-container half, and sees ``mounts``. ``options``: see
+        :class:`~udslab.containers.job.Job`.
+
+        Raises :class:`~udslab.errors.EngineError`.
+        """
+        bare = self._bare_of(mounts)
+        job = Job(
+            self.engine,
+            image,
+            module,
+            *arguments,
+            labels=self.owner.labels,
+            mounts=[mount.mount() if isinstance(mount, Shared) else mount for mount in mounts],
+            put=self._put(bare),
+            **options,
+        )
+        self._no_longer(bare)
+        return self._exits.enter_context(job)
 
     def program(
         self,
         image: str,
         command: Sequence[str],
-        *mounts: Shared,
+        *mounts: Shared | Mount,
         environment: Mapping[str, str] | None = None,
         cwd: str | None = None,
+        user: str | None = None,
     ) -> Program:
         """A container of the user's own image that runs ``command`` in it, in ``cwd`` (the image's), and sees
-        ``mounts``.
+        ``mounts``. ``user``: instead of the session's uid and gid.
 
         Raises :class:`~udslab.errors.EngineError`.
         """
@@ -158,17 +200,17 @@ class Session:
             image,
             command,
             labels=self.owner.labels,
-            user=f"{self.uid}:{self.gid}",
-            mounts=[mount.mount() for mount in mounts],
+            user=user or f"{self.uid}:{self.gid}",
+            mounts=[mount.mount() if isinstance(mount, Shared) else mount for mount in mounts],
             environment=environment or {},
             cwd=cwd,
         )
 
 
-def _directory(name: str, uid: int, gid: int) -> bytes:
+def _directory(name: str, uid: int, gid: int, mode: int) -> bytes:
     """A tar archive of one directory."""
     entry = tarfile.TarInfo(name)
-    entry.type, entry.mode, entry.uid, entry.gid = tarfile.DIRTYPE, 0o770, uid, gid
+    entry.type, entry.mode, entry.uid, entry.gid = tarfile.DIRTYPE, mode, uid, gid
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
         archive.addfile(entry)

@@ -21,7 +21,7 @@ __all__ = ["SEVERITY", "Atlas", "Part", "Place", "Result", "Row", "label", "part
 
 SEVERITY = (Verdict.UNEXPECTED, Verdict.KNOWN, Verdict.EXPECTED, Verdict.NOT_APPLICABLE)
 """From what must be looked at to what need not."""
-_NAMED = ("distro", "image", "runtime", "user", "volume")
+_NAMED = ("distro", "image", "runtime", "user", "volume", "shares")
 """What a place is called by; anything else only where that does not tell places apart."""
 
 

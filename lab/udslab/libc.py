@@ -71,11 +71,11 @@ def outlive_parent() -> None:
         _libc.prctl(_PR_SET_PDEATHSIG, 0)
 
 
-def adopt_orphans() -> None:
-    """From now on those below this process whose parents end become its own children (PR_SET_CHILD_SUBREAPER,
+def adopt_orphans(adopt: bool = True) -> None:
+    """From now on, or no more, those below this process whose parents end become its own children (PR_SET_CHILD_SUBREAPER,
     prctl(2)). No forked child inherits it."""
     if _libc is not None:
-        _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1)
+        _libc.prctl(_PR_SET_CHILD_SUBREAPER, int(adopt))
 
 
 def inotify_open() -> int | None:

@@ -160,13 +160,18 @@ _SERVERS = {
     "nginx": ["sh", "-c", 'printf %s "$1" >conf; exec nginx -p "$PWD" -c "$PWD/conf"', "sh", _NGINX],
     "node": ["node", "-e", "require('net').createServer().listen(process.argv[1])", "{socket}"],
 }
+_ALWAYS = ("asyncio", "socketserver", "redis", "nginx")
+"""Those that every run has a look at; the others on demand."""
 _SCENES = ("term-cleanup", "stale-restart", "second-instance", "regular-file", "symlink-dangling")
 
 
 @pytest.mark.soak
 @pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
 @pytest.mark.parametrize("scene", _SCENES)
-@pytest.mark.parametrize("server", _SERVERS)
+@pytest.mark.parametrize(
+    "server",
+    [pytest.param(name, marks=() if name in _ALWAYS else pytest.mark.exhaustive) for name in _SERVERS],
+)
 def test_its_word_is_the_one_for_what_is_really_there(server: str, scene: str, directory: Path):
     command = _SERVERS[server]
     program = "nginx" if server == "nginx" else command[0]

@@ -361,7 +361,7 @@ def test_a_python_that_lacks_its_interpreter_is_told(lab, imported, nothing_left
         (
             "shift 2; code=$1; shift; exec /usr/bin/python3 -c "
             '"import sys; sys.version_info = (3, 8, 20); sys.version = \'3.8.20 (x)\'\n$code" "$@"',
-            "the agent needs Python 3.9 or newer, and this is 3.8.20",
+            "the lab needs Python 3.9 or newer, and this is 3.8.20",
         ),
         ("echo 'python3: cannot be used' >&2; exit 1", "python3: cannot be used"),
         ("exit 0", "has ended"),

@@ -140,6 +140,7 @@ def run(
         finally:
             for begun in running.values():
                 begun.end()
+            libc.adopt_orphans(False)
 
 
 def _why_not(each: Behaviour) -> str:

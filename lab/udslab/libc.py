@@ -72,8 +72,8 @@ def outlive_parent() -> None:
 
 
 def adopt_orphans(adopt: bool = True) -> None:
-    """From now on, or no more, those below this process whose parents end become its own children (PR_SET_CHILD_SUBREAPER,
-    prctl(2)). No forked child inherits it."""
+    """From now on, or no more, those below this process whose parents end become its own children
+    (PR_SET_CHILD_SUBREAPER, prctl(2)). No forked child inherits it."""
     if _libc is not None:
         _libc.prctl(_PR_SET_CHILD_SUBREAPER, int(adopt))
 

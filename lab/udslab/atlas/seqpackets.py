@@ -9,7 +9,7 @@ import socket
 
 from udslab.atlas import calls
 from udslab.atlas.behaviour import PAIRS, TYPES, Kind, Pair, behaviour
-from udslab.atlas.kit import Kit, errno_of, events, limit_waiting, outcome
+from udslab.atlas.kit import Kit, errno_of, events, limit_waiting, outcome, receive_too_short
 from udslab.atlas.requirement import Requirement
 from udslab.socktype import SocketType
 from udslab.support import fcntl, termios
@@ -119,14 +119,7 @@ def _(kit: Kit, pair: Pair) -> object:
     over=_PACKETS,
 )
 def _(kit: Kit, pair: Pair) -> object:
-    left, right = kit.pair(pair)
-    for message in (b"abcdef", b"ghijkl", b"mn"):
-        left.send(message)
-    seen: dict[str, object] = {"recv": outcome(right.recv, 2)}
-    for name in ("recvmsg", "long enough"):
-        data, _, flags, _ = right.recvmsg(2)
-        seen[name] = [data.decode(), bool(flags & socket.MSG_TRUNC)]
-    return {**seen, "then": outcome(right.recv, 10, _NOW)}
+    return receive_too_short(kit, pair)
 
 
 @behaviour(

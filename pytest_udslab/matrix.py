@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from pytest_udslab.options import engines
-from udslab.atlas.behaviour import BEHAVIOURS
+from udslab.atlas.catalogue import select
 from udslab.atlas.runner import Cell, Verdict
 from udslab.atlas.two_sided import TWO_SIDED
 from udslab.containers import Engine, Session
@@ -191,9 +191,8 @@ def _told(cells: Sequence[Cell]) -> Iterator[str]:
         yield f"  seen      {json.dumps(cell.seen, ensure_ascii=False)}"
         if cell.why:
             yield f"  why       {cell.why}"
-        known = TWO_SIDED.get((cell.id, cell.variant)) or BEHAVIOURS.get(cell.id)
-        if known:
-            yield f"  source    {known.source}"
+        known = TWO_SIDED.get((cell.id, cell.variant)) or select([cell.id])[0]
+        yield f"  source    {known.source}"
 
 
 class _SuiteItem(_Item):

@@ -13,7 +13,7 @@ import otherwise
 import pytest
 from mutants import mutants
 
-from udslab.atlas.behaviour import BEHAVIOURS, Behaviour, Either
+from udslab.atlas.behaviour import Behaviour, Either
 from udslab.atlas.catalogue import select
 from udslab.atlas.kit import kernel
 from udslab.atlas.runner import Verdict, matches, run
@@ -29,7 +29,7 @@ def allowed(row: Behaviour, variant: Any) -> list[Any]:
     return [plain(value) for value in (expected.values if isinstance(expected, Either) else [expected])]
 
 
-@pytest.mark.parametrize("row", BEHAVIOURS.values(), ids=list(BEHAVIOURS))
+@pytest.mark.parametrize("row", select(), ids=lambda row: row.id)
 def test_every_change_of_what_is_expected_is_noticed(row: Behaviour):
     for variant in row.variants or ("",):
         values = allowed(row, variant)
@@ -55,7 +55,7 @@ def flipped(row: Behaviour) -> Behaviour:
 
 @pytest.mark.soak
 def test_the_runner_notices_every_measurement_that_is_flipped():
-    rows = [flipped(row) for row in BEHAVIOURS.values()]
+    rows = [flipped(row) for row in select()]
     cells = [cell for cell in run(rows, jobs=2) if cell.verdict is not Verdict.NOT_APPLICABLE]
     assert [cell for cell in cells if cell.verdict is not Verdict.UNEXPECTED] == []
     assert len(cells) > 1000

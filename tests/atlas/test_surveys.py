@@ -84,13 +84,13 @@ def line(cell: Cell) -> bytes:
     return json.dumps(cell.as_dict()).encode() + b"\n"
 
 
-HEAD = json.dumps({"place": {"kernel": "6.18"}, "count": 2}).encode() + b"\n"
+HEAD = json.dumps({"place": {"kernel": "6.18"}}).encode() + b"\n"
 
 
 def test_lines_are_read_as_they_come():
     told = iter([HEAD, *map(line, CELLS)])
     reading = Reading(told)
-    assert (reading.place, reading.count, reading.cells) == ({"kernel": "6.18"}, 2, [])
+    assert (reading.place, reading.cells) == ({"kernel": "6.18"}, [])
     cells = iter(reading)
     assert next(cells) == CELLS[0]
     assert reading.survey == Survey(reading.place, CELLS[:1])
@@ -137,9 +137,15 @@ def test_leaving_early_ends_it():
     assert not children() - before
 
 
-def test_a_runner_that_cannot_begin_says_why():
-    with pytest.raises(UdsError, match=r"the runner of the atlas has ended with status 1 .*no behaviour is called 'x'"):
-        Here(["x"]).__enter__()
+def test_a_runner_that_cannot_begin_says_why(monkeypatch):
+    monkeypatch.setenv("PYTHONHOME", "/nowhere")  # has no encodings
+    with pytest.raises(UdsError, match=r"the runner of the atlas has ended with status 1 .*its last line: .*no Python"):
+        Here(["UNN-01"]).__enter__()
+
+
+def test_a_pattern_without_a_behaviour_is_said():
+    with pytest.raises(ValueError, match="no behaviour is called 'x'"):
+        Here(["x"])
 
 
 def test_a_runner_that_is_killed_says_so():

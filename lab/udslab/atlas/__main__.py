@@ -1,7 +1,7 @@
 """Measure behaviours in this place: ``python3 -m udslab.atlas [--jobs N] [--directory DIR] [PATTERN…]``.
 
-Prints JSON lines: the place and how many cells there will be, and then each cell as soon as it is known. SIGINT,
-SIGTERM and SIGHUP end it, as does the end of whoever reads what it prints: what it has started is ended before.
+Prints JSON lines: the place, and then each cell as soon as it is known. SIGINT, SIGTERM and SIGHUP end it, as does the
+end of whoever reads what it prints: what it has started is ended before.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from contextlib import closing
 from typing import Any
 
 from udslab import libc
-from udslab.atlas.catalogue import select
-from udslab.atlas.runner import count, place, run
+from udslab.atlas.catalogue import load, select
+from udslab.atlas.runner import Stopped, place, run
 
 __all__ = ["main"]
 
@@ -33,21 +33,21 @@ def main() -> int:
     parser.add_argument("--owned", action="store_true", help="end when standard input does")
     parser.add_argument("patterns", nargs="*", metavar="PATTERN", help="globs of ids (default: all)")
     options = parser.parse_args()
-    behaviours = select(options.patterns)
+    behaviours = select(options.patterns) if options.patterns else load()
     if options.mapped:
         _become_mapped()
     stops = [_told_by_signals(), *([0] if options.owned else [])]
     try:
-        _say({"place": place(), "count": count(behaviours)})
+        _say({"place": place()})
         with closing(run(behaviours, options.jobs, stops, options.directory)) as cells:
-            total = 0
             for cell in cells:
                 _say(cell.as_dict())
-                total += 1
     except BrokenPipeError:  # nobody reads any more
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    return 0 if total == count(behaviours) else _INTERRUPTED
+    except Stopped:
+        return _INTERRUPTED
+    return 0
 
 
 def _say(what: Any) -> None:

@@ -11,7 +11,7 @@ import signal
 import sys
 import tempfile
 import traceback
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -23,9 +23,13 @@ from udslab.atlas.requirement import why_not
 from udslab.deadline import Deadline, now
 from udslab.word import Word
 
-__all__ = ["Cell", "Verdict", "count", "place", "run"]
+__all__ = ["Cell", "Stopped", "Verdict", "count", "place", "run"]
 
 _SHORT = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108 - a private directory is made there
+
+
+class Stopped(Exception):
+    """It was told to stop before all was measured."""
 
 
 class Verdict(Word):
@@ -90,48 +94,49 @@ def _libc() -> str:
     return "unknown"
 
 
-def _todo(behaviours: Iterable[Behaviour]) -> list[tuple[Behaviour, Any]]:
-    return [(each, variant) for each in behaviours for variant in (each.variants or ("",))]
+def _todo(behaviours: Iterable[Behaviour]) -> Iterator[tuple[Behaviour, Any]]:
+    return ((each, variant) for each in behaviours for variant in (each.variants or ("",)))
 
 
 def count(behaviours: Iterable[Behaviour]) -> int:
     """How many cells they have."""
-    return len(_todo(behaviours))
+    return sum(1 for _ in _todo(behaviours))
 
 
 def run(
     behaviours: Iterable[Behaviour], jobs: int = 1, stops: Sequence[int] = (), directory: str = ""
 ) -> Generator[Cell, None, None]:
     """Measure them, ``jobs`` at a time, and give each cell when it is known. Not for a process with threads: it forks.
-    ``stops``: descriptors; once one of them can be read, that is the end. ``directory``: where the measurements'
-    directories are made, instead of the one for temporary files; where nothing can be made in it, as its file system is
-    read-only, what needs a directory is not measured.
+    ``stops``: descriptors; once one of them can be read, :class:`Stopped` is raised. ``directory``: where those of the
+    measurements are made, instead of in that for temporary files; where nothing can be made in it, as its file system
+    is read-only, what needs a directory is not measured.
 
     What a measurement leaves behind, processes and files, is removed: it has a process group and a directory of its
     own, and its orphans come to this process."""
     libc.adopt_orphans()
-    todo = _todo(behaviours)
-    todo.reverse()
+    todo = _todo(behaviours)  # taken one by one: some may not be loaded yet
+    upcoming = next(todo, None)
     running: dict[int, _Measurement] = {}
     poll = select.poll()
     for stop in stops:
         poll.register(stop, select.POLLIN)
     with _Scratch(directory) as top:
         try:
-            while todo or running:
-                while todo and len(running) < jobs:
-                    each, variant = todo.pop()
+            while upcoming or running:
+                while upcoming and len(running) < jobs:
+                    each, variant = upcoming
                     why = _why_not(each)
                     if why:
                         yield _cell(each, variant, None, Verdict.NOT_APPLICABLE, why)
-                        continue
-                    begun = _Measurement(each, variant, top)
-                    running[begun.fd] = begun
-                    poll.register(begun.fd, select.POLLIN)
+                    else:
+                        begun = _Measurement(each, variant, top)
+                        running[begun.fd] = begun
+                        poll.register(begun.fd, select.POLLIN)
+                    upcoming = next(todo, None)
                 wait = min((begun.deadline.left() or 0.0 for begun in running.values()), default=0.0)
                 ready = {fd for fd, _ in poll.poll(wait * 1000 + 1)}
                 if ready.intersection(stops):
-                    return
+                    raise Stopped
                 for begun in list(running.values()):
                     if (begun.fd in ready and begun.hear()) or begun.deadline.passed:
                         poll.unregister(begun.fd)

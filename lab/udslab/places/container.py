@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from udslab.atlas.runner import Cell, Verdict
+from udslab.atlas.catalogue import select
+from udslab.atlas.runner import Cell, Verdict, count
 from udslab.containers import Engine, Job, Mount, Session, Shared
 from udslab.errors import Stage, Unsupported
 from udslab.places.images import image_of
@@ -96,8 +97,8 @@ def survey(
 ) -> Survey:
     """Measure the behaviours whose ids match ``patterns`` (all without any) there; ``advance`` is told of each cell.
 
-    Raises :class:`~udslab.errors.Unsupported` where there can be no such place on this engine, and
-    :class:`~udslab.errors.EngineError` for what else goes wrong.
+    Raises :class:`~udslab.errors.Unsupported` where there can be no such place on this engine,
+    :class:`~udslab.errors.EngineError` for what else goes wrong, and ValueError for a pattern that no id matches.
     """
     user = USERS[place.user]
     check_runtime(session.engine, place.runtime)
@@ -119,15 +120,15 @@ def survey(
     ):
         told = first_word(job, user)
         cells = []
-        for cell in _cells(job, told["count"]):
+        for cell in _cells(job, count(select(patterns))):
             cells.append(cell)
             advance(cell)
     known = {"engine": session.engine.version}
     return Survey({**told["place"], **known, **dataclasses.asdict(place)}, tuple(cells))
 
 
-def _cells(job: Job, count: int) -> Iterator[Cell]:
-    for _ in range(count):
+def _cells(job: Job, number: int) -> Iterator[Cell]:
+    for _ in range(number):
         line = job.receive(_SILENT)
         if line is None:
             raise job.unfit()

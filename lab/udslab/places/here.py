@@ -11,7 +11,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import udslab
-from udslab.atlas.runner import Cell
+from udslab.atlas.catalogue import select
+from udslab.atlas.runner import Cell, count
 from udslab.errors import Stage, UdsError
 from udslab.places.survey import Reading, Survey
 from udslab.spawn import Process
@@ -25,10 +26,12 @@ class Here:
     """Behaviours whose ids match are measured within the block; iterating gives the cells as they come.
 
     When the block ends, however it does, the runner and all that it has started are gone. Raises UdsError, with what
-    the runner has said last, if it ends before it has told of all.
+    the runner has said last, if it ends before it has told of all; ValueError for a pattern that no id matches.
     """
 
     def __init__(self, patterns: Sequence[str] = (), jobs: int = 1) -> None:
+        self.count = count(select(patterns))
+        """How many cells there will be."""
         self._command = [sys.executable, "-m", "udslab.atlas", "--jobs", str(jobs), *patterns]
         self._exits = ExitStack()
 
@@ -49,11 +52,6 @@ class Here:
 
     def __exit__(self, *exc: object) -> None:
         self._exits.close()
-
-    @property
-    def count(self) -> int:
-        """How many cells there will be."""
-        return self._reading.count
 
     @property
     def survey(self) -> Survey:

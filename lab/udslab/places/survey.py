@@ -55,11 +55,9 @@ class Reading:
     def __init__(self, lines: Iterable[bytes]) -> None:
         self._lines = iter(lines)
         head = json.loads(next(self._lines, b"") or b"null")
-        if not isinstance(head, dict) or not {"place", "count"} <= head.keys():
+        if not isinstance(head, dict) or "place" not in head:
             raise ValueError("it does not begin with the place")
         self.place: dict[str, Any] = head["place"]
-        self.count: int = head["count"]
-        """How many cells there will be."""
         self.cells: list[Cell] = []
         """Those that have come."""
 

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from udslab.atlas.behaviour import BEHAVIOURS
-from udslab.atlas.catalogue import GROUPS
+from udslab.atlas.behaviour import Behaviour
+from udslab.atlas.catalogue import GROUPS, load
 from udslab.atlas.runner import Cell, Verdict
 from udslab.places.survey import Survey
 from udslab.report.text import clean
@@ -137,7 +137,8 @@ class Atlas:
         for number, survey in enumerate(surveys):
             for cell in survey.cells:
                 by_id.setdefault(cell.id, [[] for _ in surveys])[number].append(cell)
-        groups, order = list(GROUPS), list(BEHAVIOURS)
+        known = {each.id: each for each in load()}
+        groups, order = list(GROUPS), list(known)
         ids = sorted(by_id, key=lambda each: (_place_in(groups, each.partition("-")[0]), _place_in(order, each)))
         places = tuple(
             Place(
@@ -147,7 +148,7 @@ class Atlas:
             )
             for name, survey in zip(_labels([survey.place for survey in surveys]), surveys, strict=True)
         )
-        return cls(places, tuple(_row(id, number, by_id[id]) for number, id in enumerate(ids)))
+        return cls(places, tuple(_row(id, number, by_id[id], known.get(id)) for number, id in enumerate(ids)))
 
     @property
     def counts(self) -> Counter[Verdict]:
@@ -161,7 +162,8 @@ class Atlas:
     @property
     def groups(self) -> dict[str, str]:
         """The groups that any row is of, and what they are about."""
-        return {group: GROUPS.get(group, group) for group in dict.fromkeys(row.group for row in self.rows)}
+        groups = dict.fromkeys(row.group for row in self.rows)
+        return {group: GROUPS[group].title if group in GROUPS else group for group in groups}
 
 
 def _place_in(words: Sequence[str], word: str) -> int:
@@ -191,8 +193,7 @@ def _labels(places: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
 
 
-def _row(id: str, number: int, cells: Sequence[Sequence[Cell]]) -> Row:
-    known = BEHAVIOURS.get(id)
+def _row(id: str, number: int, cells: Sequence[Sequence[Cell]], known: Behaviour | None) -> Row:
     claim = next(cell.claim for place in cells for cell in place)
     found: dict[tuple[str, ...], tuple[Cell, dict[int, list[str]]]] = {}
     for column, place in enumerate(cells):

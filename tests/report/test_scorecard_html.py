@@ -25,7 +25,7 @@ def nasty():
     text = "<script>alert('&amp;')</script>\"'><img src=x onerror=alert(1)>\0\x1b[31m\udcff{{ 7 * 7 }}{% raw %}"
     found = finding("second-instance", "steals", [text], {text: text})
     findings = [{**found, "outcome": text}, {**found, "probe": text, "why": text}]
-    return audit(text, findings, version=text, command=[text, text], user=text, kernel=text, lab=text)
+    return audit(text, findings, version=text, command=[text, text], user=text, kernel=text, lab=text, note=text)
 
 
 CARDS = {

@@ -78,5 +78,10 @@ def test_foreign_text_is_shown_as_it_is(foreign, shown):
     assert "<script" not in page
 
 
+def test_what_is_to_be_known_of_a_subject_stands_with_its_command():
+    text = scorecard_markdown([whole("redis", note="as root it becomes another user")])
+    assert re.search(r"`redis-server [^`]*`, as root it becomes another user$", text, re.MULTILINE)
+
+
 def test_a_command_is_code_whatever_ticks_are_in_it():
     assert "`` sh -c '`x`' ``" in scorecard_markdown([audit(command=["sh", "-c", "`x`"])], DAY)

@@ -27,7 +27,8 @@ def foreign():
     """A subject whose every text is long, and full of what moves a cursor."""
     text = "\x1b[2J\r\b\0" + "long/" * 60
     found = finding("second-instance", "steals", [text, text])
-    return audit(text, [{**found, "outcome": text}, {**found, "probe": text}], version=text, command=[text], user=text)
+    findings = [{**found, "outcome": text}, {**found, "probe": text}]
+    return audit(text, findings, version=text, command=[text], user=text, note=text)
 
 
 CARDS = {
@@ -52,6 +53,10 @@ def test_of_one_subject_each_probe_is_listed_with_its_outcome_and_verdict():
     shown = printed(whole("redis"))
     for found in whole("redis").findings:
         assert re.search(rf"^. {found.probe} +{found.outcome} +{found.verdict}$", shown, re.MULTILINE)
+
+
+def test_what_is_to_be_known_of_a_subject_stands_below_its_command():
+    assert "\n  as root it becomes another user\n" in printed(whole("redis", note="as root it becomes another user"))
 
 
 def test_what_was_seen_stands_below_what_fails_or_warns_and_nothing_below_the_rest():

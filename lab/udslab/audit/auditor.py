@@ -30,6 +30,7 @@ def about(subject: Subject, user: User | None, version: str = "") -> dict[str, A
         "user": user.name if user is not None else getpass.getuser(),
         "kernel": f"{os.uname().sysname} {os.uname().release}",
         "lab": __version__,
+        **({"note": subject.note} if subject.note else {}),
     }
 
 

@@ -60,8 +60,8 @@ class Finding:
 
 @dataclass(frozen=True)
 class Audit:
-    """What was found about one subject. ``subject``: ``name``, ``command``, ``version``, ``user``, ``kernel``, ``lab``;
-    and ``why``, if it could not be had, and so nothing was found."""
+    """What was found about one subject. ``subject``: ``name``, ``command``, ``version``, ``user``, ``kernel``, ``lab``,
+    ``note`` if it has one; and ``why``, if it could not be had, and so nothing was found."""
 
     subject: Mapping[str, Any]
     findings: tuple[Finding, ...] = ()

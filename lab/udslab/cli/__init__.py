@@ -80,8 +80,9 @@ def _where(error: OSError) -> str:
 
 
 def _reason(error: OSError) -> str:
-    number = error.errno or 0
-    return f"{error.strerror} ({errno.errorcode.get(number, number)})"
+    if error.errno is None:  # as a TimeoutError of the socket module
+        return str(error) or type(error).__name__
+    return f"{error.strerror} ({errno.errorcode.get(error.errno, error.errno)})"
 
 
 def _cannot_print(error: OSError) -> int:

@@ -80,6 +80,8 @@ def _about(row: Row, card: Scorecard) -> Iterator[str]:
     told = [each for each in told if not card.shared(each.partition(" ")[0])] if len(card.rows) > 1 else told
     if "command" in row.about:
         told.append(code(row.about["command"]))
+    if "note" in row.about:
+        told.append(escape(row.about["note"]))
     yield ", ".join(told)
 
 

@@ -57,7 +57,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """One subject. ``about``: its command, version, user, kernel and lab, as far as they are known."""
+    """One subject. ``about``: its command, version, user, kernel, lab and note, as far as they are known."""
 
     name: str
     anchor: str
@@ -106,7 +106,7 @@ def _row(audit: Audit, probes: Sequence[str], taken: set[str]) -> Row:
     subject = audit.subject
     command = subject.get("command") or ()
     name = clean(subject.get("name") or next(iter(command), "?"))
-    about = {key: clean(subject[key]) for key in ("version", "user", "kernel", "lab") if subject.get(key)}
+    about = {key: clean(subject[key]) for key in ("version", "user", "kernel", "lab", "note") if subject.get(key)}
     if command:
         about["command"] = clean(shlex.join(map(str, command)))
     anchor = _anchor(name, taken)

@@ -52,6 +52,8 @@ def _print_list(row: Row, print_line: Print) -> None:
     told = [f"{key} {row.about[key]}" for key in ("user", "kernel", "lab") if key in row.about]
     if told:
         _print_folded(", ".join(told), print_line)
+    if "note" in row.about:
+        _print_folded(row.about["note"], print_line)
     if row.why:
         _print_folded(f"not audited: {row.why}", print_line)
         return

@@ -25,10 +25,11 @@ WRONG = {
     "no list of globs": ("distros = ['debian-12']\nonly = 'BND-*'", "only is a list of globs of ids"),
     "a glob of nothing": ("distros = ['debian-12']\nonly = ['XYZ-*']", "only: no behaviour is called 'XYZ-*'"),
     "no jobs": ("distros = ['debian-12']\njobs = 0", "jobs is a number from 1 to 64, not 0"),
+    "no jobs of some places": ("[[places]]\ndistros = ['debian-12']\njobs = 99", "from 1 to 64, not 99"),
     "jobs of no number": ("distros = ['debian-12']\njobs = true", "jobs is a number from 1 to 64, not True"),
     "places of no tables": ("places = 'x'", "places are tables: [[places]]"),
     "places of nothing": ("[[places]]\nusers = ['root']", "[[places]] names no distros"),
-    "an unknown key of places": ("[[places]]\njobs = 1", "[[places]] has no 'jobs'"),
+    "an unknown key of places": ("[[places]]\nshares = []", "[[places]] has no 'shares'"),
     "pairs of no tables": ("pairs = ['debian-12']", "pairs are tables: [[pairs]]"),
     "one table of pairs": ("[pairs]\ndistros = 'each'", "pairs are tables: [[pairs]]"),
     "pairs of nothing": ("[[pairs]]\n", "distros of [[pairs]] is empty"),
@@ -99,15 +100,15 @@ def test_places_are_all_that_its_lists_give(file):
 
 def test_more_places_may_follow_and_none_comes_twice(file):
     file.write_text(
-        "distros = ['debian-12']\nonly = ['BND-*']\n[[places]]\ndistros = ['debian-12']\nusers = ['root', 'nobody']\n"
-        "only = ['NAM-01']\n[[places]]\ndistros = ['debian-13']\n"
+        "distros = ['debian-12']\nonly = ['BND-*']\njobs = 3\n[[places]]\ndistros = ['debian-12']\n"
+        "users = ['root', 'nobody']\nonly = ['NAM-01']\njobs = 8\n[[places]]\ndistros = ['debian-13']\n"
     )
     items = Matrix.load(file).items
-    users = [(item.where.distro, item.where.user, item.only) for item in items]
+    users = [(item.where.distro, item.where.user, item.only, item.jobs) for item in items]
     assert users == [
-        ("debian-12", "root", ("BND-*",)),
-        ("debian-12", "nobody", ("NAM-01",)),
-        ("debian-13", "root", ("BND-*",)),
+        ("debian-12", "root", ("BND-*",), 3),
+        ("debian-12", "nobody", ("NAM-01",), 8),
+        ("debian-13", "root", ("BND-*",), 3),
     ]
 
 

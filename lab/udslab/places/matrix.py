@@ -118,16 +118,14 @@ class Matrix:
 
 def _read(file: Path, table: Mapping[str, Any]) -> Matrix:
     _only_keys(table, (*_LISTS, "jobs", "places", "pairs", "output"), "a matrix")
-    jobs = table.get("jobs", os.cpu_count() or 1)
-    if not isinstance(jobs, int) or isinstance(jobs, bool) or not 1 <= jobs <= _MOST_JOBS:
-        raise ServiceError(f"jobs is a number from 1 to {_MOST_JOBS}, not {jobs!r}")
+    jobs = _jobs(table, os.cpu_count() or 1)
     only = _globs(table.get("only", []))
     axes = _axes(table)
     items = [Item(Place(*words), only, jobs) for words in itertools.product(*axes)]
     for more in _tables(table, "places"):
-        _only_keys(more, _LISTS, "[[places]]")
+        _only_keys(more, (*_LISTS, "jobs"), "[[places]]")
         globs = _globs(more["only"]) if "only" in more else only
-        found = [Item(Place(*words), globs, jobs) for words in itertools.product(*_axes(more))]
+        found = [Item(Place(*words), globs, _jobs(more, jobs)) for words in itertools.product(*_axes(more))]
         if not found:
             raise ServiceError("[[places]] names no distros")
         items += found
@@ -142,6 +140,13 @@ def _read(file: Path, table: Mapping[str, Any]) -> Matrix:
     outputs = _outputs(table.get("output", {}), file)
     results = outputs.pop("results", file.with_suffix(".results"))
     return Matrix(file, tuple(unique.values()), tuple(distros), outputs, results)
+
+
+def _jobs(table: Mapping[str, Any], otherwise: int) -> int:
+    jobs = table.get("jobs", otherwise)
+    if not isinstance(jobs, int) or isinstance(jobs, bool) or not 1 <= jobs <= _MOST_JOBS:
+        raise ServiceError(f"jobs is a number from 1 to {_MOST_JOBS}, not {jobs!r}")
+    return jobs
 
 
 def _axes(table: Mapping[str, Any]) -> tuple[list[str], list[str], list[str], list[str]]:

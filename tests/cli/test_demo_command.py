@@ -6,6 +6,7 @@ import json
 import os
 import select
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -38,6 +39,16 @@ def test_every_act_is_as_told(cli, directory):
     ]
     assert lines[-1] == "All was as told."
     assert not any(line.startswith("FAILED") for line in lines)
+    assert os.listdir(directory) == []
+
+
+def test_without_an_engine_the_script_plays_it_by_processes_and_says_why(directory):
+    script = Path(__file__).parents[2] / "script" / "demo"
+    environment = {**os.environ, "DOCKER_HOST": f"unix://{directory}/docker.sock", "TMPDIR": str(directory)}
+    done = subprocess.run([script], env=environment, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stderr.startswith("By processes: no container engine answers (")
+    assert done.stderr.endswith("); see script/engine.\n")
+    assert done.stdout.splitlines()[-1] == "All was as told."
     assert os.listdir(directory) == []
 
 

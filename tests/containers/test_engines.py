@@ -19,12 +19,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from docker.errors import ImageNotFound
 from docker.types import Mount
 
 import udslab
 from udslab.containers import Container, Engine, Session, Shared, find, leftovers, sweep
 from udslab.containers.labels import Owner
 from udslab.errors import AccessDenied, AddressInUse, EngineError, UdsError
+from udslab.places.images import provide
+from udslab.spawn import Process
 from udslab.testing import assert_gone, assert_stale
 
 IMAGE = "udslab-base:debian-12"
@@ -615,3 +618,54 @@ def test_two_engines_at_once_meet_in_a_directory(lab, kept, shared, in_podman, p
             assert upper(connection)
         # And neither sees, nor would remove, what the other has.
         assert not {one.name for one in find(lab.engine)} & {one.name for one in find(podman_lab.engine)}
+
+
+def test_a_matrix_is_spread_over_two_engines(engine, podman, tmp_path):
+    file = tmp_path / "m.toml"
+    file.write_text(
+        "distros = ['debian-12']\nusers = ['root', 'nobody']\nonly = ['NAM-01', 'BND-01']\n"
+        "[output]\njson = 'atlas.json'\n"
+    )
+    engines = ["--uds-engine", engine.url, "--uds-engine", podman.url]
+    command = [sys.executable, "-m", "udslab", "matrix", file, "-n", "2", *engines]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    surveys = json.loads((tmp_path / "atlas.json").read_text())
+    assert {one["place"]["engine"] for one in surveys} == {engine.version, podman.version}
+    assert {cell["verdict"] for one in surveys for cell in one["cells"]} == {"expected"}
+
+
+# An image that only a registry has
+
+
+@pytest.fixture
+def registry(tmp_path) -> Iterator[str]:
+    """The host and port of a registry that nobody outside reaches."""
+    program = shutil.which("docker-registry")
+    if program is None:
+        pytest.skip("there is no docker-registry: apt-get install docker-registry")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        host, port = free.getsockname()
+    file = tmp_path / "registry.yml"
+    storage = f"storage: {{filesystem: {{rootdirectory: {tmp_path}/registry}}}}"
+    file.write_text(f"version: 0.1\n{storage}\nhttp: {{addr: '{host}:{port}'}}\n")
+    with Process([program, "serve", str(file)]) as process, socket.socket() as client:
+        while client.connect_ex((host, port)):
+            assert not process.exits_within(0.02), process.output()
+        yield f"{host}:{port}"
+
+
+def test_an_image_that_only_a_registry_has_is_pulled(engine, registry):
+    repository, image = f"{registry}/python", f"{registry}/python:12"
+    api = engine.client.api
+    api.tag(IMAGE, repository, "12")
+    try:
+        for line in api.push(repository, "12", stream=True, decode=True):
+            assert "error" not in line
+        api.remove_image(image)
+        assert not engine.image_id(image)
+        assert provide(engine, image) == engine.image_id(IMAGE)
+    finally:
+        with contextlib.suppress(ImageNotFound):
+            api.remove_image(image)

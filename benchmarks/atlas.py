@@ -1,8 +1,8 @@
 """How long the atlas takes: its runner's start from a zip, this place, a container of a distribution.
 
 The runner comes over standard input, as into a container, and is timed until it has told where it is, and its first
-cell. A container's survey is timed from the request for a container until that has gone; it is compared with one of this
-place, in turn.
+cell. A container's survey is timed from the request for a container until that has gone, and compared with one of this
+place, taken in turn.
 
 Needs a container engine, the lab's base image (script/base-images) and the docker SDK:
 `$(script/environment test)/bin/python benchmarks/atlas.py`.

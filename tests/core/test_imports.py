@@ -49,7 +49,7 @@ def python(environment):
     return run
 
 
-def test_the_modules_are_those_of_the_design():
+def test_what_is_sent_into_containers_is_the_core_and_no_report():
     assert set(IN_CONTAINER) >= {
         "address",
         "client",
@@ -62,7 +62,7 @@ def test_the_modules_are_those_of_the_design():
         "state",
         "testing",
     }
-    assert not {"cli", "report", "containers", "bench"} & set(IN_CONTAINER)
+    assert not {"cli", "report", "containers", "places", "subjects"} & set(IN_CONTAINER)
 
 
 # What is imported
@@ -267,7 +267,7 @@ def test_every_public_name_is_there_sorted_and_has_a_docstring(name):
             assert value.__doc__, public
 
 
-def test_the_contracts_names_are_public():
+def test_the_names_that_all_need_are_public_and_typed():
     for name in ("listen", "bind", "connect", "status", "Address", "Connection", "Credentials", "SocketType", "State"):
         assert name in udslab.__all__
     assert (PACKAGE / "py.typed").exists()

@@ -11,7 +11,7 @@ import udslab
 
 __all__ = ["command", "contents"]
 
-_HOST_HALF = {"bench", "cli", "containers", "places", "report", "subjects"}
+_HOST_HALF = {"cli", "containers", "places", "report", "subjects"}
 
 # Runs as `python3 -c` in an image that we do not know: what lies in its working directory is not imported (an empty
 # entry in sys.path), and standard input beyond the zip is left to the module.

@@ -272,16 +272,18 @@ def make_uds_process(_uds_test: _Test) -> Iterator[Callable[..., RunningProcess]
 
 
 @pytest.fixture
-def make_uds_obstacle(_uds_test: _Test) -> Callable[..., PlacedObstacle]:
-    """``make_uds_obstacle(kind, path=None)``: puts something in the way of a server, at ``path`` or at a fresh one;
-    gives its ``kind`` and the ``path`` that it is in the way of. The kinds are those of
+def make_uds_obstacle(_uds_test: _Test, uds_backend: str, uds_distro: str) -> Callable[..., PlacedObstacle]:
+    """``make_uds_obstacle(kind, path=None)``: puts something in the way of a server in this test's backend, at ``path``
+    or at a fresh one; gives its ``kind`` and the ``path`` that it is in the way of. The kinds are those of
     :class:`udslab.obstacles.Obstacle`."""
+    backend = _uds_test.prepare(uds_backend, uds_distro)
 
     def make(kind: Obstacle | str, path: AddressLike | None = None) -> PlacedObstacle:
         __tracebackhide__ = True
+        placed = _uds_test.lab.obstacle(kind, path, backend=backend, distro=uds_distro)
         try:
             with _FailingThere():
-                return _uds_test.last.enter_context(_uds_test.lab.obstacle(kind, path))
+                return _uds_test.last.enter_context(placed)
         except Unsupported as error:
             pytest.skip(str(error))
 

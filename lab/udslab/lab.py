@@ -147,8 +147,9 @@ class Lab:
 
     def _make_directory(self, directory: str, mode: int, group: int | str | None, backend: Backend) -> None:
         os.mkdir(directory, 0o700)
-        if backend is Backend.CONTAINER and self._session is not None and os.geteuid() == 0:
-            os.chown(directory, self._session.uid, self._session.gid)
+        owner = self._owner(backend)
+        if owner is not None:
+            os.chown(directory, *owner)
         if group is not None:
             shutil.chown(directory, group=group)
         if mode & 0o077:
@@ -156,6 +157,13 @@ class Lab:
             for outer in (above, os.path.dirname(above)):
                 os.chmod(outer, os.stat(outer).st_mode & 0o777 | 0o011)  # noqa: S103 - to be passed through
         os.chmod(directory, mode)
+
+    def _owner(self, backend: Backend) -> tuple[int, int] | None:
+        """Whom the files of servers in this backend belong to, if not to this process's user."""
+        if backend is not Backend.CONTAINER or os.geteuid() != 0:
+            return None
+        session = self.session()
+        return session.uid, session.gid
 
     def _directory(self) -> str:
         if self._scratch is None:
@@ -391,14 +399,25 @@ class Lab:
             yield connection
 
     @contextmanager
-    def obstacle(self, kind: Obstacle | str, path: AddressLike | None = None) -> Iterator[PlacedObstacle]:
-        """Something in the way at ``path`` or at a fresh one: see :func:`udslab.obstacles.obstacle`."""
+    def obstacle(
+        self,
+        kind: Obstacle | str,
+        path: AddressLike | None = None,
+        *,
+        backend: Backend | str | None = None,
+        distro: str | None = None,
+    ) -> Iterator[PlacedObstacle]:
+        """Something in the way of a server in ``backend``, at ``path`` or at a fresh one: see
+        :func:`udslab.obstacles.obstacle`. It belongs to the user whom such a server runs as: a stale one can be
+        replaced, a live one asked."""
         from udslab.obstacles import Obstacle, obstacle
 
+        backend = Backend(backend or self.options.backend)
         with ExitStack() as exits:
             if path is None:
-                path = exits.enter_context(self.path(backend=Backend.THREAD))
-            yield PlacedObstacle(Obstacle(kind), exits.enter_context(obstacle(kind, path)))
+                path = exits.enter_context(self.path(backend=backend, distro=distro))
+            where = exits.enter_context(obstacle(kind, path, self._owner(backend)))
+            yield PlacedObstacle(Obstacle(kind), where)
 
 
 def _facts(directory: str) -> tuple[int, ...] | None:

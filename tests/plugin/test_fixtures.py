@@ -1101,6 +1101,45 @@ def test_each_kind_of_obstacle_is_in_the_way_by_its_name(inner):
         assert line.endswith(": bind: root has every permission (ENOTSUP): run the tests as another user")
 
 
+def test_each_kind_of_obstacle_is_in_the_way_of_a_server_at_any_path(inner, backend):
+    result = inner(
+        """
+        import errno
+        from udslab.obstacles import Obstacle
+
+        def check(placed, make_uds_server):
+            with pytest.raises(OSError) as caught:
+                make_uds_server("echo", placed.path, on_existing="refuse")
+            number = {"missing-parent": errno.ENOENT, "no-permission": errno.EACCES}.get(placed.kind, errno.EADDRINUSE)
+            assert caught.value.errno == number, caught.value
+
+        def test_fresh(uds_obstacle, make_uds_server): check(uds_obstacle, make_uds_server)
+
+        @pytest.mark.parametrize("kind", list(Obstacle), ids=str)
+        def test_given(kind, uds_path, make_uds_obstacle, make_uds_server):
+            check(make_uds_obstacle(kind, uds_path), make_uds_server)
+
+        @pytest.mark.parametrize(("kind", "said"), [
+            ("listener", "a stream server listens there"), ("bound", "a stream socket is bound there")])
+        def test_the_server_may_ask_it(kind, said, uds_path, make_uds_obstacle, make_uds_server):
+            make_uds_obstacle(kind, uds_path)
+            with pytest.raises(OSError, match=said):
+                make_uds_server("echo", uds_path)
+
+        def test_the_server_may_replace_it(uds_path, make_uds_obstacle, make_uds_server, make_uds_client):
+            make_uds_obstacle("stale", uds_path)
+            client = make_uds_client(make_uds_server("echo", uds_path))
+            client.sendall(b"x")
+            assert client.recv(1) == b"x"
+        """,
+        f"--uds-backend={backend}",
+        "-rs",
+    )
+    # A server in a container is never root's.
+    without = 2 * int(os.geteuid() == 0 and backend != "container")
+    result.assert_outcomes(passed=2 * len(Obstacle) + 3 - without, skipped=without)
+
+
 # Overriding, and the order of undoing
 
 

@@ -83,6 +83,8 @@ class Lab:
         self._session: Session | None = None
         self._kept: dict[str, _Kept] = {}
         self._pid = os.getpid()
+        self.left: list[str] = []
+        """What servers of :meth:`process` have left behind at their end, in words."""
 
     def __enter__(self) -> Lab:
         return self
@@ -265,6 +267,7 @@ class Lab:
         cwd: str | os.PathLike[str] | None = None,
         umask: int | None = None,
         stop_signal: int = signal.SIGTERM,
+        expect_left: bool = False,
     ) -> Iterator[RunningProcess]:
         """Somebody's server: ``command``, with ``path`` (or a fresh one) for ``{socket}`` in its words. It is started
         by the zygote, followed through its forks, and serves when this is entered: what ``ready`` says holds. SIGTERM
@@ -273,7 +276,8 @@ class Lab:
         ``image``: it is the command of a container of this image, which sees the path's directory, and that alone, at
         the same place; it runs as this user, or, if that is root, as another one; ``cwd`` and ``umask`` are the
         image's. ``timeout``: how many seconds it gets to serve. ``env``: what its environment has besides this
-        process's. ``cwd``, ``umask``: this process's, unless given.
+        process's. ``cwd``, ``umask``: this process's, unless given. ``expect_left``: what it leaves at its end, a
+        socket file or a process that had to be killed, is not noted in ``left``.
 
         Raises :class:`~udslab.errors.UdsError` with its exit status and last lines, at once, if it ends before it
         serves; :class:`~udslab.errors.TimedOut`; :class:`~udslab.errors.NoSuchPath` for a command that is not there.
@@ -290,7 +294,7 @@ class Lab:
             if image is not None:
                 begin = self._program_starter(image, line, path, env or {})
                 process = RunningProcess(line, path, ready, timeout, stop_signal, begin)
-                exits.callback(process.close)
+                exits.callback(self._end, process, expect_left)
                 yield process
                 return
             zygote = self._have_zygote()
@@ -303,8 +307,13 @@ class Lab:
                 return zygote.supervise(line, changes=changes, cwd=cwd, umask=umask, **readiness.options)
 
             process = RunningProcess(line, path, ready, timeout, stop_signal, start)
-            exits.callback(process.close)
+            exits.callback(self._end, process, expect_left)
             yield process
+
+    def _end(self, process: RunningProcess, expect_left: bool) -> None:
+        process.close()
+        if not expect_left:
+            self.left += [f"{what}, left by {process!r}" for what in process.left]
 
     # Containers
 

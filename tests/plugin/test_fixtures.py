@@ -113,6 +113,64 @@ def test_fixtures_of_any_scope_are_made_of_uds(inner):
     ).assert_outcomes(passed=3)
 
 
+LEAVING = """
+    def serve(uds, *words, **options):
+        return uds.process([sys.executable, "server.py", "{socket}", *words], **options)
+
+    @pytest.fixture(scope="session")
+    def of_session(uds):
+        with serve(uds, "leave") as process: yield
+
+    @pytest.fixture(scope="class")
+    def of_class(uds):
+        with serve(uds, "stubborn") as process: yield
+
+    @pytest.fixture
+    def of_test(uds):
+        with serve(uds, "leave", "too") as process: yield
+
+    @pytest.fixture(scope="session")
+    def expected(uds):
+        with serve(uds, "leave", expect_left=True) as process: yield
+
+    class TestIt:
+        def test_first(self, of_session, of_class, expected): pass
+
+        def test_second(self, of_class): pass
+
+    def test_it(of_test): pass
+
+    @pytest.mark.uds_leaks("off")
+    def test_off(of_test): pass
+
+    def test_clean(uds):
+        with serve(uds): pass
+
+    def test_last(): pass
+"""
+
+
+def test_what_a_server_of_any_scope_leaves_is_told_after_the_test_with_which_it_ends(inner, monkeypatch):
+    monkeypatch.setattr(RunningProcess.stop, "__defaults__", (0.2,))  # seconds, instead of five
+    result = inner(LEAVING, "--tb=short")
+    result.assert_outcomes(passed=6, errors=3)
+    mine = f"{sys.executable} server.py /UDS/s"
+    told = [
+        "test_x.py::TestIt::test_second left behind:",
+        f"  process N ({mine} stubborn), which had to be killed, left by <process N: {mine} stubborn>",
+        "test_x.py::test_it left behind:",
+        f"  socket file /UDS/s (stale), left by <process N: {mine} leave too>",
+        "test_x.py::test_last left behind:",
+        f"  socket file /UDS/s (stale), left by <process N: {mine} leave>",
+    ]
+    assert [line for line in inner.lines_with("left b") if not line.startswith("ERROR")] == told
+    inner(LEAVING, "--uds-leaks=warn", "-W", "always").assert_outcomes(passed=6, warnings=3)
+    assert [line.rpartition("UdsLeakWarning: ")[2] for line in inner.lines_with("left b")] == [
+        line if line.startswith("test") else f"  {line}" for line in told
+    ]
+    inner(LEAVING, "--uds-leaks=off").assert_outcomes(passed=6)
+
+
 # Paths
 
 LONG_NAME = "test_" + "ü" * 295

@@ -1241,9 +1241,9 @@ def test_without_options_they_are_these(inner):
         def test_distro(uds_distro): assert uds_distro == "debian-12"
         """
     ).assert_outcomes(passed=2)
-    inner("def test_it(uds_distro): assert uds_distro == 'fedora-42'", "--uds-distro=fedora-42").assert_outcomes(
-        passed=1
-    )
+    source = "def test_it(uds_distro): assert uds_distro == 'fedora-42'"
+    inner(source, "--uds-distro=fedora-42").assert_outcomes(passed=1)
+    inner(source, "-o", "uds_distro=fedora-42").assert_outcomes(passed=1)
 
 
 @pytest.mark.parametrize("ending", ["pass", "assert 0"])

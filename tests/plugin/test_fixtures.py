@@ -164,7 +164,8 @@ def test_what_a_server_of_any_scope_leaves_is_told_after_the_test_with_which_it_
         f"  socket file /UDS/s (stale), left by <process N: {mine} leave>",
     ]
     assert [line for line in inner.lines_with("left b") if not line.startswith("ERROR")] == told
-    inner(LEAVING, "--uds-leaks=warn", "-W", "always").assert_outcomes(passed=6, warnings=3)
+    warn = ("--uds-leaks=warn", "-W", "default::pytest_udslab.leaks.UdsLeakWarning")
+    inner(LEAVING, *warn).assert_outcomes(passed=6, warnings=3)
     assert [line.rpartition("UdsLeakWarning: ")[2] for line in inner.lines_with("left b")] == [
         line if line.startswith("test") else f"  {line}" for line in told
     ]

@@ -13,6 +13,8 @@ import pytest
 from udslab.obstacles import Obstacle
 from udslab.processes import RunningProcess
 
+DOCUMENT = (Path(__file__).parent.parent.parent / "docs/fixtures.md").read_text()
+
 
 def test_each_error_is_shown_at_the_line_of_the_test_that_asked(inner):
     source = """
@@ -1070,7 +1072,7 @@ def test_a_failed_tests_report_has_its_processes_logs(inner):
 @pytest.mark.parametrize("by", ["patch", "environment"])
 def test_coverage_measures_a_process_of_python(inner, pytester, monkeypatch, by):
     if by == "patch":
-        config = "[run]\nparallel = true\nsigterm = true\npatch = subprocess\nsource = .\n"
+        (config,) = re.findall(r"^```ini\n(\[run\]\n.*?)^```", DOCUMENT, re.DOTALL | re.MULTILINE)
         words = ["-m", "coverage", "run", "-m", "pytest"]
         begin = ""
     else:

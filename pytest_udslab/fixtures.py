@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_udslab.leaks import LeakCheck, left_behind, mode_of
+from pytest_udslab.leaks import LeakCheck, left_behind
 from pytest_udslab.made import Made, made_for, where_called
 from pytest_udslab.options import Settings, backend_of, check_needs, lacking, service_of
 from udslab.errors import EngineError, UdsError, Unsupported
@@ -38,6 +38,7 @@ def uds(request: pytest.FixtureRequest) -> Iterator[Lab]:
     from udslab.lab import Lab  # not before a test asks for it: importing a plugin costs every run
 
     with Lab(request.config.stash[SETTINGS].lab) as lab:
+        request.node.stash[left_behind] = lab.left  # told after the test with which the server ends, whatever its scope
         yield lab
 
 
@@ -96,8 +97,7 @@ class _Test:
 
     def tell_left(self, line: str) -> None:
         """Something was left behind."""
-        if mode_of(self.node) != "off":
-            self.node.stash.setdefault(left_behind, []).append(line)
+        self.node.stash.setdefault(left_behind, []).append(line)
 
 
 def granted(config: pytest.Config) -> AbstractContextManager[None]:
@@ -256,7 +256,7 @@ def make_uds_process(_uds_test: _Test) -> Iterator[Callable[..., RunningProcess]
                 lab.prepare(Backend.PROCESS) if options.get("image") is None else lab.session()
             undo = exits.enter_context(ExitStack())
             with _FailingThere():
-                process = undo.enter_context(lab.process(command, path, **options))
+                process = undo.enter_context(lab.process(command, path, expect_left=True, **options))  # told below
             made = _uds_test.made("make_uds_process", process, may_leave=expect_left)
 
             @exits.callback
@@ -272,16 +272,18 @@ def make_uds_process(_uds_test: _Test) -> Iterator[Callable[..., RunningProcess]
 
 
 @pytest.fixture
-def make_uds_obstacle(_uds_test: _Test) -> Callable[..., PlacedObstacle]:
-    """``make_uds_obstacle(kind, path=None)``: puts something in the way of a server, at ``path`` or at a fresh one;
-    gives its ``kind`` and the ``path`` that it is in the way of. The kinds are those of
+def make_uds_obstacle(_uds_test: _Test, uds_backend: str, uds_distro: str) -> Callable[..., PlacedObstacle]:
+    """``make_uds_obstacle(kind, path=None)``: puts something in the way of a server in this test's backend, at ``path``
+    or at a fresh one; gives its ``kind`` and the ``path`` that it is in the way of. The kinds are those of
     :class:`udslab.obstacles.Obstacle`."""
+    backend = _uds_test.prepare(uds_backend, uds_distro)
 
     def make(kind: Obstacle | str, path: AddressLike | None = None) -> PlacedObstacle:
         __tracebackhide__ = True
+        placed = _uds_test.lab.obstacle(kind, path, backend=backend, distro=uds_distro)
         try:
             with _FailingThere():
-                return _uds_test.last.enter_context(_uds_test.lab.obstacle(kind, path))
+                return _uds_test.last.enter_context(placed)
         except Unsupported as error:
             pytest.skip(str(error))
 

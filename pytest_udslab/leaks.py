@@ -202,6 +202,8 @@ class LeakCheck:
             found = node.stash.get(left_behind, [])
             lines += found
             found.clear()
+        if lines and mode_of(item) == "off":
+            return ""
         if self._active:
             lines += self._sockets(desktop)
         return "\n  ".join([f"{item.nodeid} left behind:", *lines]) if lines else ""

@@ -83,6 +83,8 @@ class Lab:
         self._session: Session | None = None
         self._kept: dict[str, _Kept] = {}
         self._pid = os.getpid()
+        self.left: list[str] = []
+        """What servers of :meth:`process` have left behind at their end, in words."""
 
     def __enter__(self) -> Lab:
         return self
@@ -147,8 +149,9 @@ class Lab:
 
     def _make_directory(self, directory: str, mode: int, group: int | str | None, backend: Backend) -> None:
         os.mkdir(directory, 0o700)
-        if backend is Backend.CONTAINER and self._session is not None and os.geteuid() == 0:
-            os.chown(directory, self._session.uid, self._session.gid)
+        owner = self._owner(backend)
+        if owner is not None:
+            os.chown(directory, *owner)
         if group is not None:
             shutil.chown(directory, group=group)
         if mode & 0o077:
@@ -156,6 +159,13 @@ class Lab:
             for outer in (above, os.path.dirname(above)):
                 os.chmod(outer, os.stat(outer).st_mode & 0o777 | 0o011)  # noqa: S103 - to be passed through
         os.chmod(directory, mode)
+
+    def _owner(self, backend: Backend) -> tuple[int, int] | None:
+        """Whom the files of servers in this backend belong to, if not to this process's user."""
+        if backend is not Backend.CONTAINER or os.geteuid() != 0:
+            return None
+        session = self.session()
+        return session.uid, session.gid
 
     def _directory(self) -> str:
         if self._scratch is None:
@@ -257,6 +267,7 @@ class Lab:
         cwd: str | os.PathLike[str] | None = None,
         umask: int | None = None,
         stop_signal: int = signal.SIGTERM,
+        expect_left: bool = False,
     ) -> Iterator[RunningProcess]:
         """Somebody's server: ``command``, with ``path`` (or a fresh one) for ``{socket}`` in its words. It is started
         by the zygote, followed through its forks, and serves when this is entered: what ``ready`` says holds. SIGTERM
@@ -265,7 +276,8 @@ class Lab:
         ``image``: it is the command of a container of this image, which sees the path's directory, and that alone, at
         the same place; it runs as this user, or, if that is root, as another one; ``cwd`` and ``umask`` are the
         image's. ``timeout``: how many seconds it gets to serve. ``env``: what its environment has besides this
-        process's. ``cwd``, ``umask``: this process's, unless given.
+        process's. ``cwd``, ``umask``: this process's, unless given. ``expect_left``: what it leaves at its end, a
+        socket file or a process that had to be killed, is not noted in ``left``.
 
         Raises :class:`~udslab.errors.UdsError` with its exit status and last lines, at once, if it ends before it
         serves; :class:`~udslab.errors.TimedOut`; :class:`~udslab.errors.NoSuchPath` for a command that is not there.
@@ -282,7 +294,7 @@ class Lab:
             if image is not None:
                 begin = self._program_starter(image, line, path, env or {})
                 process = RunningProcess(line, path, ready, timeout, stop_signal, begin)
-                exits.callback(process.close)
+                exits.callback(self._end, process, expect_left)
                 yield process
                 return
             zygote = self._have_zygote()
@@ -295,8 +307,13 @@ class Lab:
                 return zygote.supervise(line, changes=changes, cwd=cwd, umask=umask, **readiness.options)
 
             process = RunningProcess(line, path, ready, timeout, stop_signal, start)
-            exits.callback(process.close)
+            exits.callback(self._end, process, expect_left)
             yield process
+
+    def _end(self, process: RunningProcess, expect_left: bool) -> None:
+        process.close()
+        if not expect_left:
+            self.left += [f"{what}, left by {process!r}" for what in process.left]
 
     # Containers
 
@@ -391,14 +408,25 @@ class Lab:
             yield connection
 
     @contextmanager
-    def obstacle(self, kind: Obstacle | str, path: AddressLike | None = None) -> Iterator[PlacedObstacle]:
-        """Something in the way at ``path`` or at a fresh one: see :func:`udslab.obstacles.obstacle`."""
+    def obstacle(
+        self,
+        kind: Obstacle | str,
+        path: AddressLike | None = None,
+        *,
+        backend: Backend | str | None = None,
+        distro: str | None = None,
+    ) -> Iterator[PlacedObstacle]:
+        """Something in the way of a server in ``backend``, at ``path`` or at a fresh one: see
+        :func:`udslab.obstacles.obstacle`. It belongs to the user whom such a server runs as: a stale one can be
+        replaced, a live one asked."""
         from udslab.obstacles import Obstacle, obstacle
 
+        backend = Backend(backend or self.options.backend)
         with ExitStack() as exits:
             if path is None:
-                path = exits.enter_context(self.path(backend=Backend.THREAD))
-            yield PlacedObstacle(Obstacle(kind), exits.enter_context(obstacle(kind, path)))
+                path = exits.enter_context(self.path(backend=backend, distro=distro))
+            where = exits.enter_context(obstacle(kind, path, self._owner(backend)))
+            yield PlacedObstacle(Obstacle(kind), where)
 
 
 def _facts(directory: str) -> tuple[int, ...] | None:

@@ -52,9 +52,9 @@ class Obstacle(Word):
 
 
 @contextmanager
-def obstacle(kind: Obstacle | str, path: AddressLike) -> Iterator[str]:
+def obstacle(kind: Obstacle | str, path: AddressLike, owner: tuple[int, int] | None = None) -> Iterator[str]:
     """Put it at ``path``, and take it away at the end, unless something else has come in its place; gives the path that
-    it is in the way of.
+    it is in the way of. ``owner``: the uid and gid to whom it then belongs, if not to this process's user.
 
     Raises :class:`~udslab.errors.AddressInUse` if something is there already, :class:`~udslab.errors.Unsupported` where
     it cannot be had: for root there is no path without permission.
@@ -68,16 +68,16 @@ def obstacle(kind: Obstacle | str, path: AddressLike) -> Iterator[str]:
     name = os.fsdecode(address.name)
     with ExitStack() as exits:
         try:
-            where = _put(kind, name, exits)
+            where = _put(kind, name, owner, exits)
         except FileExistsError as error:
             raise failure(Stage.BIND, errno.EADDRINUSE, address) from error
         yield where
 
 
-def _put(kind: Obstacle, path: str, exits: ExitStack) -> str:
+def _put(kind: Obstacle, path: str, owner: tuple[int, int] | None, exits: ExitStack) -> str:
     target = kind.target
     if target is not None:
-        os.symlink(_put(target, f"{path}.{target}", exits), path)
+        os.symlink(_put(target, f"{path}.{target}", owner, exits), path)
     elif kind is Obstacle.DANGLING_LINK:
         os.symlink(f"{path}.missing", path)
     elif kind is Obstacle.MISSING_PARENT:
@@ -85,10 +85,11 @@ def _put(kind: Obstacle, path: str, exits: ExitStack) -> str:
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
         return os.path.join(path, "s")
     elif kind is Obstacle.NO_PERMISSION:
-        if os.geteuid() == 0:
+        if (os.geteuid() if owner is None else owner[0]) == 0:
             raise Unsupported("root has every permission", "run the tests as another user", Stage.BIND)
         os.mkdir(path, 0)
         exits.callback(_remove_directory, path)
+        _give(path, owner)
         return os.path.join(path, "s")
     elif kind is Obstacle.REGULAR_FILE:
         with open(path, "x") as file:
@@ -96,13 +97,20 @@ def _put(kind: Obstacle, path: str, exits: ExitStack) -> str:
     elif kind is Obstacle.DIRECTORY:
         os.mkdir(path)
         exits.callback(_remove_directory, path)
+        _give(path, owner)
         return path
     elif kind is Obstacle.FIFO:
         os.mkfifo(path)
     else:
         _bind(kind, path, exits)
     exits.enter_context(_removed_at_the_end(path))
+    _give(path, owner)
     return path
+
+
+def _give(path: str, owner: tuple[int, int] | None) -> None:
+    if owner is not None:
+        os.chown(path, *owner, follow_symlinks=False)
 
 
 def _bind(kind: Obstacle, path: str, exits: ExitStack) -> None:

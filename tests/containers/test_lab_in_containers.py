@@ -133,6 +133,15 @@ def test_the_directory_of_a_path_is_private_to_the_containers_user(lab):
         assert os.stat(os.path.dirname(other)).st_mode & 0o777 == 0o711
 
 
+def test_an_obstacle_belongs_to_the_containers_user_wherever_it_is(lab):
+    with lab.path() as path, lab.obstacle("link-to-stale", path), lab.obstacle("fifo") as other:
+        owner = os.stat(os.path.dirname(path)).st_uid
+        assert owner != 0
+        assert {os.lstat(each).st_uid for each in (path, f"{path}.stale", other.path)} == {owner}
+        with lab.server(address=f"{path}.stale") as server:
+            assert ask(lab, server, b"x") == b"X"
+
+
 def test_one_container_is_made_when_it_is_first_needed_and_kept_and_all_goes_with_the_lab(engine):
     before = mine(engine)
     with Lab() as lab:

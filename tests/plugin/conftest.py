@@ -159,3 +159,11 @@ def engine(request: pytest.FixtureRequest) -> None:
             engine.image_machine("udslab-base:debian-12")
     except EngineError as error:
         lacking(request.config.stash[SETTINGS], Backend.CONTAINER, str(error))
+
+
+@pytest.fixture(params=[*Backend], ids=str)
+def backend(request: pytest.FixtureRequest) -> str:
+    """Each backend, with what it needs."""
+    if request.param is Backend.CONTAINER:
+        request.getfixturevalue("engine")
+    return str(request.param)

@@ -187,14 +187,8 @@ def check_suite(inner, backend: str, *options: str, **keywords) -> pytest.RunRes
     return result
 
 
-@pytest.mark.parametrize("backend", ["thread", "process"])
-def test_the_same_tests_pass_here(inner, backend):
+def test_the_same_tests_pass_in_each_backend(inner, backend):
     check_suite(inner, backend)
-
-
-@pytest.mark.usefixtures("engine")
-def test_the_same_tests_pass_with_containers(inner):
-    check_suite(inner, "container")
 
 
 def check_async(inner, backend: str, source: str) -> pytest.RunResult:
@@ -215,14 +209,8 @@ def check_async(inner, backend: str, source: str) -> pytest.RunResult:
     )
 
 
-@pytest.mark.parametrize("backend", ["thread", "process"])
 def test_the_same_in_asynchronous_tests(inner, backend):
     check_async(inner, backend, ASYNC_SUITE).assert_outcomes(passed=8)
-
-
-@pytest.mark.usefixtures("engine")
-def test_the_same_in_asynchronous_tests_with_containers(inner):
-    check_async(inner, "container", ASYNC_SUITE).assert_outcomes(passed=8)
 
 
 def test_handlers_in_asynchronous_tests(inner):
@@ -231,12 +219,11 @@ def test_handlers_in_asynchronous_tests(inner):
     assert inner.errors() == ["ValueError: of the handler"] * 2
 
 
-def test_tests_of_trio_itself(inner):
+def test_tests_of_trio_itself(inner, backend):
     inner(
         """
         import trio
 
-        @pytest.mark.parametrize("uds_backend", ["thread", "process"])
         def test_it(uds_server):
             async def main():
                 stream = await trio.open_unix_socket(uds_server.path)
@@ -245,20 +232,20 @@ def test_tests_of_trio_itself(inner):
                     return await stream.receive_some(10)
 
             assert trio.run(main) == b"HELLO"
-        """
-    ).assert_outcomes(passed=2)
+        """,
+        f"--uds-backend={backend}",
+    ).assert_outcomes(passed=1)
 
 
 # Beside other plugins
 
 
-@pytest.mark.parametrize("backend", ["thread", "process"])
 @pytest.mark.parametrize("method", ["signal", "thread"])
 def test_with_a_timeout(inner, backend, method):
     check_suite(inner, backend, "--timeout=60", f"--timeout-method={method}", plugins=("pytest_timeout",))
 
 
-def test_a_timeout_ends_a_test_that_waits_and_all_is_undone(inner):
+def test_a_timeout_ends_a_test_that_waits_and_all_is_undone(inner, backend):
     result = inner(
         """
         KEPT = []
@@ -268,26 +255,25 @@ def test_a_timeout_ends_a_test_that_waits_and_all_is_undone(inner):
             return make_uds_process([sys.executable, "server.py", "{socket}"])
 
         @pytest.mark.timeout(0.3, func_only=True)
-        @pytest.mark.parametrize("uds_backend", ["thread", "process"])
         def test_waits(uds_server, uds_client, process):
             KEPT.extend([uds_server, process])
             uds_client.recv(1)
 
         def test_after():
-            assert len(KEPT) == 4
+            assert len(KEPT) == 2
             assert not [each.path for each in KEPT if os.path.lexists(each.path)]
 
         def test_it_goes_on(uds_client):
             uds_client.sendall(b"x")
             assert uds_client.recv(1) == b"X"
         """,
+        f"--uds-backend={backend}",
         plugins=("pytest_timeout",),
     )
-    result.assert_outcomes(failed=2, passed=2)
-    assert sum("Timeout (>0.3s) from pytest-timeout" in line for line in inner.errors()) == 2
+    result.assert_outcomes(failed=1, passed=2)
+    assert inner.errors() == ["Failed: Timeout (>0.3s) from pytest-timeout."]
 
 
-@pytest.mark.parametrize("backend", ["thread", "process"])
 def test_with_frozen_time(inner, backend):
     frozen = """
         import freezegun
@@ -313,7 +299,6 @@ def test_with_frozen_time(inner, backend):
     result.assert_outcomes(passed=15 - lacks, skipped=lacks, failed=1)
 
 
-@pytest.mark.parametrize("backend", ["thread", "process"])
 def test_with_a_fake_file_system_in_the_test(inner, backend):
     inner(
         """
@@ -338,13 +323,11 @@ def test_with_a_fake_file_system_in_the_test(inner, backend):
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-@pytest.mark.parametrize("backend", ["thread", "process"])
 def test_in_any_order(inner, backend, seed):
     result = check_suite(inner, backend, "-p", "no:doctest", f"--randomly-seed={seed}", plugins=("pytest_randomly",))
     assert f"Using --randomly-seed={seed}" in result.outlines
 
 
-@pytest.mark.parametrize("backend", ["thread", "process"])
 def test_where_no_other_sockets_may_be_made(inner, backend):
     options = ("--disable-socket", "--allow-unix-socket")
     check_suite(inner, backend, *options, plugins=("pytest_socket",), forked=True)
@@ -353,11 +336,18 @@ def test_where_no_other_sockets_may_be_made(inner, backend):
 # Spread over processes
 
 
-@pytest.mark.parametrize("dist", ["load", "loadfile", "loadscope", "worksteal"])
-def test_spread_over_workers(inner, dist):
-    check_suite(inner, "process", "-n", "2", f"--dist={dist}", plugins=("xdist",), forked=True)
+def check_spread(inner, backend: str, dist: str, workers: int) -> None:
+    options = ("-v", "-n", str(workers), f"--dist={dist}")
+    result = check_suite(inner, backend, *options, plugins=("xdist",), forked=True)
+    result.stdout.fnmatch_lines([f"{workers} workers *"])
+
+
+@pytest.mark.parametrize(("dist", "workers"), [("load", 8), ("loadfile", 2), ("loadscope", 2), ("worksteal", 2)])
+def test_spread_over_workers(inner, dist, workers):
+    check_spread(inner, "process", dist, workers)
 
 
 @pytest.mark.usefixtures("engine")
-def test_spread_over_workers_with_containers(inner):
-    check_suite(inner, "container", "-n", "2", plugins=("xdist",), forked=True)
+@pytest.mark.parametrize(("dist", "workers"), [("load", 2), ("worksteal", 8)])
+def test_spread_over_workers_with_containers(inner, dist, workers):
+    check_spread(inner, "container", dist, workers)

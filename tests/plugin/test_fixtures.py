@@ -13,6 +13,8 @@ import pytest
 from udslab.obstacles import Obstacle
 from udslab.processes import RunningProcess
 
+DOCUMENT = (Path(__file__).parent.parent.parent / "docs/fixtures.md").read_text()
+
 
 def test_each_error_is_shown_at_the_line_of_the_test_that_asked(inner):
     source = """
@@ -111,6 +113,65 @@ def test_fixtures_of_any_scope_are_made_of_uds(inner):
             assert len(server.connections) == number + 1
         """
     ).assert_outcomes(passed=3)
+
+
+LEAVING = """
+    def serve(uds, *words, **options):
+        return uds.process([sys.executable, "server.py", "{socket}", *words], **options)
+
+    @pytest.fixture(scope="session")
+    def of_session(uds):
+        with serve(uds, "leave") as process: yield
+
+    @pytest.fixture(scope="class")
+    def of_class(uds):
+        with serve(uds, "stubborn") as process: yield
+
+    @pytest.fixture
+    def of_test(uds):
+        with serve(uds, "leave", "too") as process: yield
+
+    @pytest.fixture(scope="session")
+    def expected(uds):
+        with serve(uds, "leave", expect_left=True) as process: yield
+
+    class TestIt:
+        def test_first(self, of_session, of_class, expected): pass
+
+        def test_second(self, of_class): pass
+
+    def test_it(of_test): pass
+
+    @pytest.mark.uds_leaks("off")
+    def test_off(of_test): pass
+
+    def test_clean(uds):
+        with serve(uds): pass
+
+    def test_last(): pass
+"""
+
+
+def test_what_a_server_of_any_scope_leaves_is_told_after_the_test_with_which_it_ends(inner, monkeypatch):
+    monkeypatch.setattr(RunningProcess.stop, "__defaults__", (0.2,))  # seconds, instead of five
+    result = inner(LEAVING, "--tb=short")
+    result.assert_outcomes(passed=6, errors=3)
+    mine = f"{sys.executable} server.py /UDS/s"
+    told = [
+        "test_x.py::TestIt::test_second left behind:",
+        f"  process N ({mine} stubborn), which had to be killed, left by <process N: {mine} stubborn>",
+        "test_x.py::test_it left behind:",
+        f"  socket file /UDS/s (stale), left by <process N: {mine} leave too>",
+        "test_x.py::test_last left behind:",
+        f"  socket file /UDS/s (stale), left by <process N: {mine} leave>",
+    ]
+    assert [line for line in inner.lines_with("left b") if not line.startswith("ERROR")] == told
+    warn = ("--uds-leaks=warn", "-W", "default::pytest_udslab.leaks.UdsLeakWarning")
+    inner(LEAVING, *warn).assert_outcomes(passed=6, warnings=3)
+    assert [line.rpartition("UdsLeakWarning: ")[2] for line in inner.lines_with("left b")] == [
+        line if line.startswith("test") else f"  {line}" for line in told
+    ]
+    inner(LEAVING, "--uds-leaks=off").assert_outcomes(passed=6)
 
 
 # Paths
@@ -1011,7 +1072,7 @@ def test_a_failed_tests_report_has_its_processes_logs(inner):
 @pytest.mark.parametrize("by", ["patch", "environment"])
 def test_coverage_measures_a_process_of_python(inner, pytester, monkeypatch, by):
     if by == "patch":
-        config = "[run]\nparallel = true\nsigterm = true\npatch = subprocess\nsource = .\n"
+        (config,) = re.findall(r"^```ini\n(\[run\]\n.*?)^```", DOCUMENT, re.DOTALL | re.MULTILINE)
         words = ["-m", "coverage", "run", "-m", "pytest"]
         begin = ""
     else:
@@ -1101,6 +1162,45 @@ def test_each_kind_of_obstacle_is_in_the_way_by_its_name(inner):
         assert line.endswith(": bind: root has every permission (ENOTSUP): run the tests as another user")
 
 
+def test_each_kind_of_obstacle_is_in_the_way_of_a_server_at_any_path(inner, backend):
+    result = inner(
+        """
+        import errno
+        from udslab.obstacles import Obstacle
+
+        def check(placed, make_uds_server):
+            with pytest.raises(OSError) as caught:
+                make_uds_server("echo", placed.path, on_existing="refuse")
+            number = {"missing-parent": errno.ENOENT, "no-permission": errno.EACCES}.get(placed.kind, errno.EADDRINUSE)
+            assert caught.value.errno == number, caught.value
+
+        def test_fresh(uds_obstacle, make_uds_server): check(uds_obstacle, make_uds_server)
+
+        @pytest.mark.parametrize("kind", list(Obstacle), ids=str)
+        def test_given(kind, uds_path, make_uds_obstacle, make_uds_server):
+            check(make_uds_obstacle(kind, uds_path), make_uds_server)
+
+        @pytest.mark.parametrize(("kind", "said"), [
+            ("listener", "a stream server listens there"), ("bound", "a stream socket is bound there")])
+        def test_the_server_may_ask_it(kind, said, uds_path, make_uds_obstacle, make_uds_server):
+            make_uds_obstacle(kind, uds_path)
+            with pytest.raises(OSError, match=said):
+                make_uds_server("echo", uds_path)
+
+        def test_the_server_may_replace_it(uds_path, make_uds_obstacle, make_uds_server, make_uds_client):
+            make_uds_obstacle("stale", uds_path)
+            client = make_uds_client(make_uds_server("echo", uds_path))
+            client.sendall(b"x")
+            assert client.recv(1) == b"x"
+        """,
+        f"--uds-backend={backend}",
+        "-rs",
+    )
+    # A server in a container is never root's.
+    without = 2 * int(os.geteuid() == 0 and backend != "container")
+    result.assert_outcomes(passed=2 * len(Obstacle) + 3 - without, skipped=without)
+
+
 # Overriding, and the order of undoing
 
 
@@ -1144,9 +1244,9 @@ def test_without_options_they_are_these(inner):
         def test_distro(uds_distro): assert uds_distro == "debian-12"
         """
     ).assert_outcomes(passed=2)
-    inner("def test_it(uds_distro): assert uds_distro == 'fedora-42'", "--uds-distro=fedora-42").assert_outcomes(
-        passed=1
-    )
+    source = "def test_it(uds_distro): assert uds_distro == 'fedora-42'"
+    inner(source, "--uds-distro=fedora-42").assert_outcomes(passed=1)
+    inner(source, "-o", "uds_distro=fedora-42").assert_outcomes(passed=1)
 
 
 @pytest.mark.parametrize("ending", ["pass", "assert 0"])

@@ -225,9 +225,23 @@ def test_with_an_engine_that_is_not_there_containers_are_skipped_with_its_name(i
 def test_with_an_image_that_is_not_there_containers_are_skipped_with_its_name(inner):
     check_lacking(inner, "udslab-base:no-such-distro", "--uds-distro=no-such-distro")
     check_lacking(inner, "no-such-image:1", "--uds-image=no-such-image:1")
-    inner(BOTH, "--uds-distro=no-such", f"--uds-image={IMAGE}", "-k", "container").assert_outcomes(
-        passed=2, deselected=3
-    )
+    check_lacking(inner, "udslab-base:no-such-distro", "-o", "uds_distro=no-such-distro")
+    check_lacking(inner, "no-such-image:1", "-o", "uds_image=no-such-image:1")
+
+
+@pytest.mark.usefixtures("engine")
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--uds-distro=no-such", f"--uds-image={IMAGE}"],
+        ["-o", "uds_distro=no-such", "-o", f"uds_image={IMAGE}"],
+        ["--uds-distro=no-such", "-o", f"uds_image={IMAGE}"],
+        ["-o", "uds_image=no-such:1", f"--uds-image={IMAGE}"],
+        ["-o", "uds_distro=no-such", f"--uds-distro={IMAGE.partition(':')[2]}"],
+    ],
+)
+def test_the_image_wins_over_the_distribution_and_the_option_over_the_ini_file(inner, options):
+    inner(BOTH, *options, "-k", "container").assert_outcomes(passed=2, deselected=3)
 
 
 # Being there, and not

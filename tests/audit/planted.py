@@ -37,8 +37,8 @@ TRAITS = {  # the first choice of each is the perfect server's
     "long": ("refused", "cut-107", "cut-90", "relative", "wait"),
     # file: locked with flock for as long as it runs. exclusive-file: it exists, so it is locked.
     "lock": ("directory", "none", "file", "exclusive-file"),
-    # some: what is in use is named, what cannot be is not.
-    "errors": ("named", "some", "unnamed", "silent"),
+    # some: what is in use is named, what cannot be is not. cut: by 95 bytes of its path at the most.
+    "errors": ("named", "some", "cut", "unnamed", "silent"),
     "refused": ("exit", "unlink"),
     "mode": ("umask", "0600", "0666", "0777"),
     "type": ("stream", "dgram", "seqpacket"),
@@ -310,11 +310,12 @@ class Server:
         self.tidy("unlink-own")
         if self.traits["refused"] == "unlink":
             remove(self.path)
-        named = self.traits["errors"] == "named" or (
+        named = self.traits["errors"] in ("named", "cut") or (
             self.traits["errors"] == "some" and error.errno == errno.EADDRINUSE
         )
         if self.traits["errors"] != "silent":
-            where = f"{self.whole}: " if named else ""
+            shown = self.whole[:95] if self.traits["errors"] == "cut" else self.whole
+            where = f"{shown}: " if named else ""
             os.write(2, f"planted: {where}{error.strerror or error}\n".encode())
         sys.exit(1)
 

@@ -260,6 +260,7 @@ PLANTS: tuple[Plant, ...] = (
     # Root
     Plant("privilege-drop", "left", "warn", "drop=after-bind", {"users": ["nobody"], "owner": "root"}, as_root=True),
     # Errors
+    Plant("error-names-path", "always", "pass", "errors=cut"),
     Plant("error-names-path", "sometimes", "info", "errors=some"),
     Plant("error-names-path", "never", "warn", "errors=unnamed"),
     Plant("error-names-path", "never", "warn", "errors=silent"),

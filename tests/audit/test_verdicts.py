@@ -64,6 +64,15 @@ def test_a_planted_server_is_named_rightly(plant, audit, readable):
     assert all(re.search(r"\S", line) for line in finding.evidence)
 
 
+def test_a_server_that_takes_no_other_name_is_asked_about_the_path_that_it_has(audit):
+    """It names its own."""
+    command = [PYTHON, "-S", "-E", "{dir}/planted.py", "perfect", "{parent}/its-own"]
+    subject = Subject(command, files={"planted.py": PLANTED.read_text()}, socket_name="its-own")
+    finding = audit(subject, "error-names-path")
+    assert finding.outcome == "always", finding.describe()
+    assert "/missing/its-own: " in finding.facts["missing parent"]
+
+
 @pytest.mark.parametrize("type", ["stream", "dgram", "seqpacket"])
 @pytest.mark.parametrize("probe", VERDICTS)
 def test_udslab_serve_is_a_good_server(probe, type, audit, package):

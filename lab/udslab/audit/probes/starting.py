@@ -75,13 +75,17 @@ def _user_name(uid: int | None) -> str:
 @probe("missing-parent")
 def missing_parent(scene: Scene) -> str:
     """Started at a path whose directory is not there."""
-    parent = os.path.join(os.path.dirname(scene.path), "missing")
-    path = os.path.join(parent, os.path.basename(scene.path))
+    path = _in_missing_parent(scene)
     start = scene.instance(path).start("the server").settle()
-    if os.path.isdir(parent):
+    if os.path.isdir(os.path.dirname(path)):
         scene.look(path)
         return "created"
     return "hangs" if start is Start.HANGS else "refused"
+
+
+def _in_missing_parent(scene: Scene) -> str:
+    directory, name = os.path.split(scene.path)
+    return os.path.join(directory, "missing", name)
 
 
 @probe("read-only-directory")
@@ -169,7 +173,7 @@ def error_names_path(scene: Scene) -> str:
         for what, line in (
             ("live path", _refusal_at_live_path(scene)),
             ("regular file", _refusal_at_file(scene)),
-            ("missing parent", _refusal(scene, os.path.join(os.path.dirname(scene.path), "missing", "sock"))),
+            ("missing parent", _refusal(scene, _in_missing_parent(scene))),
             ("over-long path", _refusal(scene, _path_of(scene, _LENGTHS[-1]))),
         )
         if line is not None
@@ -199,7 +203,7 @@ def _refusal(scene: Scene, path: str) -> str | None:
     if run.settle() is not Start.EXITED:
         run.kill()
         return None
-    part = path[: max(_LEAST_PREFIX, min(len(path), MAX_PATH) - 1)] if len(path) > MAX_PATH else path
+    part = path[:_LEAST_PREFIX] if len(os.fsencode(path)) > MAX_PATH else path
     line = next((line.strip() for line in reversed(run.lines()) if part in line), "")
     scene.note(f"its error names the path: {line[:300]}" if line else "no line of it names the path")
     return line

@@ -14,6 +14,7 @@ import select
 import signal
 import socket
 import stat
+import struct
 import sys
 import time
 
@@ -25,11 +26,15 @@ TRAITS = {  # the first choice of each is the perfect server's
     "fork": ("no", "daemon", "daemon-late", "daemon-twice", "workers", "tied-workers", "helper"),
     # What is done about what is at the path. unlooked: bind alone decides. retry: as the first, for three seconds.
     # give-up: removes it, and fails then. truncate: leaves an empty file there, through a link. wait: for ever. ask: as
-    # the first, and waits for an answer of whoever listens. elsewhere: serves another path.
+    # the first, and waits for an answer of whoever listens. elsewhere: serves another path. take-over: tells whoever
+    # listens to end, and waits for it; take-over-late: when it has the path.
     "exists": (
         *("replace-stale", "unlooked", "retry", "unlink", "unlink-socket", "unlink-all", "unlink-empty"),
         *("give-up", "truncate", "wait", "ask", "elsewhere"),
+        *("take-over", "take-over-late"),
     ),
+    # bound-anew: one whose path leads to nothing binds it once more, after three seconds.
+    "lost": ("for-good", "bound-anew"),
     "links": ("kept", "followed"),
     "place": ("bind", "rename"),
     "parent": ("needed", "made", "awaited"),
@@ -193,6 +198,27 @@ class Server:
                 self.ask()
             elif exists == "elsewhere":
                 self.path += f".{os.getpid()}"
+            elif exists.startswith("take-over"):
+                self.take_over(late=exists == "take-over-late")
+
+    def take_over(self, late):
+        """Whoever listens ends, before or a second after this one serves."""
+        with socket.socket(socket.AF_UNIX, self.type) as sock:
+            if sock.connect_ex(self.path):
+                return
+            first = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
+        pidfd = os.pidfd_open(first)
+
+        def end(seconds):
+            time.sleep(seconds)
+            os.kill(first, signal.SIGTERM)
+            select.select([pidfd], [], [])
+
+        if late:
+            os.unlink(self.path)
+            _thread.start_new_thread(end, (1,))
+        else:
+            end(0)
 
     def ask(self):
         """Refuses if whoever listens answers."""
@@ -401,9 +427,20 @@ class Server:
             self.tell_parent()
         while not self.handled:
             time.sleep(3600)
+        if self.traits["lost"] == "bound-anew":
+            _thread.start_new_thread(self.bind_anew, ())
         signum = signal.sigwait(self.handled)
         self.tidy(self.traits["term" if signum == signal.SIGTERM else "int"])
         os._exit(0)  # threads serve on until here
+
+    def bind_anew(self):
+        while os.path.lexists(self.path):
+            time.sleep(0.05)
+        time.sleep(3)
+        with self.lock:
+            bound = self.bind(self.path)
+            self.listen(*bound)
+        self.serve(bound[0])
 
     # Stopping
 

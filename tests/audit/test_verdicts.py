@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from plants import PLANTED, PLANTS, PYTHON, make_capable
+from plants import PLANTED, PLANTS, PYTHON, Plant, make_capable
 
 import udslab
 from udslab.audit import Subject
@@ -71,6 +71,22 @@ def test_a_server_that_takes_no_other_name_is_asked_about_the_path_that_it_has(a
     finding = audit(subject, "error-names-path")
     assert finding.outcome == "always", finding.describe()
     assert "/missing/its-own: " in finding.facts["missing parent"]
+
+
+@pytest.mark.parametrize(
+    ("probe", "traits", "found"),
+    [
+        ("second-instance", "exists=take-over", r"the first has ended with status 0 meanwhile, .*"),
+        ("second-instance", "exists=take-over-late", r"the first has ended with status 0 meanwhile, .*"),
+        ("first-stops-after-steal", "exists=take-over", r"the first has ended with status 0 meanwhile, .*"),
+        ("second-instance", "exists=give-up,lost=bound-anew", "refused"),
+        ("second-stops", "refused=unlink,lost=bound-anew", "intact"),
+        pytest.param("race-over-stale", "refused=unlink,lost=bound-anew", "exclusive", marks=pytest.mark.soak),
+    ],
+)
+def test_no_path_is_called_lost_that_was_handed_over_or_is_bound_anew(probe, traits, found, audit):
+    finding = audit(subject_of(Plant(probe, "", "", traits)), probe)
+    assert re.fullmatch(found, finding.outcome or finding.why), finding.describe()
 
 
 @pytest.mark.parametrize("type", ["stream", "dgram", "seqpacket"])

@@ -6,10 +6,11 @@ import os
 import re
 import resource
 import signal
+import socket
 import stat
 import sys
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -238,6 +239,21 @@ def test_it_is_known_whose_socket_the_path_leads_to(scene):
         assert second.claims() is Claim.NONE
         with obstacle(Obstacle.LISTENER, made.path), pytest.raises(Skipped, match="none that they are seen to have"):
             made.who_serves([first, second])
+
+
+def test_those_that_accept_are_told_from_a_master_that_holds_the_socket_too(scene):
+    with scene("fork=workers") as made, ExitStack() as clients:
+        first = made.first()
+        with pytest.raises(Skipped, match=r"^it cannot be told which of its processes accept$"):
+            first.accepting()
+        client = clients.enter_context(socket.socket(socket.AF_UNIX))
+        client.connect(made.path)
+        client.sendall(b"ping\n")
+        assert client.recv(100) == b"ping\n"
+        assert set(first.accepting()) == set(first.pids) - {first.process.pid}
+    with scene("fork=helper") as made:
+        first = made.first()
+        assert first.accepting() == [first.process.pid]
 
 
 def test_one_that_was_renamed_into_place_claims_by_another_name_when_it_has_been_replaced(scene):

@@ -112,8 +112,8 @@ class Server(Protocol):
     def signal_left(self, number: int) -> Sequence[int]:
         """Send a signal to the first process, or those that it has left; the pids."""
 
-    def open_files(self, room: bool) -> Sequence[int]:
-        """Take the room for another open file from all of it, or give it back; the pids."""
+    def open_files(self, room: bool, pids: Sequence[int] = ()) -> Sequence[int]:
+        """Take the room for another open file from these of it, or give it back to all; the pids."""
 
     def kill(self) -> int:
         """SIGKILL to all of it."""
@@ -327,6 +327,20 @@ class Run:
         """The inode numbers of the sockets that its processes have open."""
         return set().union(*map(diag.sockets_of, self.pids))
 
+    def accepting(self) -> list[int]:
+        """The pids of those that accept its clients, as far as can be told when some are connected: those that have the
+        listening socket, but for who leaves its clients to children. Raises Skipped if that cannot be told."""
+        entries = _bound_to(self.path)
+        listening = {entry.inode for entry in entries if entry.listening}
+        accepted = {entry.inode for entry in entries} - listening  # it has the name, and the file, of who accepted it
+        sockets = {pid: diag.sockets_of(pid) for pid in self.pids}
+        holders = [pid for pid, held in sockets.items() if held & listening]
+        serving = [pid for pid in holders if sockets[pid] & accepted]
+        if not serving and len(holders) != 1:
+            raise Skipped("it cannot be told which of its processes accept")
+        masters = {parent for pid in serving for parent in _ancestors(pid)} - set(serving)
+        return [pid for pid in holders if pid not in masters]
+
     def claims(self) -> Claim:
         """Whether it serves by a socket that it has bound to its path, wherever the path leads now."""
         sockets = self.sockets()
@@ -518,14 +532,32 @@ class Scene:
 
 def _sockets_at(path: str) -> set[int]:
     """The inode numbers of the sockets that are bound to what a path leads to."""
+    return {entry.inode for entry in _bound_to(path)}
+
+
+def _bound_to(path: str) -> list[diag.Entry]:
     try:
         fd = os.open(path, os.O_PATH)
     except (FileNotFoundError, NotADirectoryError):  # it has gone meanwhile
-        return set()
+        return []
     try:
-        return {entry.inode for entry in diag.sockets_bound_to(fd)}
+        return diag.sockets_bound_to(fd)
     finally:
         os.close(fd)
+
+
+def _ancestors(pid: int) -> Iterator[int]:
+    while pid > 1:
+        fields = _stat(pid)
+        pid = int(fields[1]) if fields else 0
+        yield pid
+
+
+def _stat(pid: int) -> list[str]:
+    """From its state on, the fields of proc_pid_stat(5); none if it has gone."""
+    with suppress(OSError), open(f"/proc/{pid}/stat") as file:
+        return file.read().rpartition(")")[2].split()
+    return []
 
 
 def _shows_its_files(pid: int) -> bool:
@@ -541,10 +573,8 @@ def _shows_its_files(pid: int) -> bool:
 
 def _sleeps(pid: int) -> float | None:
     """The processor time that a process has used, in ticks, if it sleeps; None if it runs, or has ended."""
-    with suppress(OSError, IndexError), open(f"/proc/{pid}/stat") as file:
-        fields = file.read().rpartition(")")[2].split()
-        return float(fields[11]) + float(fields[12]) if fields[0] == "S" else None  # proc_pid_stat(5): 3, 14, 15
-    return None
+    fields = _stat(pid)
+    return float(fields[11]) + float(fields[12]) if fields[:1] == ["S"] else None  # the man page's 3, 14, 15
 
 
 def _is_socket(entry: os.DirEntry[str]) -> bool:

@@ -15,11 +15,14 @@ from udslab.audit.probes.probe import probe
 from udslab.audit.scene import Run, Scene, Skipped
 from udslab.connection import Connection, connect
 from udslab.deadline import Deadline, now
+from udslab.limits import room_for_files
 
 __all__ = ["descriptor_exhaustion", "half_close", "silent_client", "vanishing_clients"]
 
 _VANISHING = 200
 _SILENT = 8
+_MOST_SILENT = 200
+"""Of those that take what is left of descriptors."""
 _SERVED = 4
 """Clients that have come before, and use descriptors."""
 _WAITING = 8
@@ -45,10 +48,11 @@ def descriptor_exhaustion(scene: Scene) -> str:
         if _answered(served, first, scene.patience) < len(served):
             raise Skipped("it serves one client after the other, and so needs no descriptor for many")
         scene.note(f"{len(served)} clients are connected and served")
-        pids = first.process.open_files(False)
+        pids = first.process.open_files(False, _accepting(scene, first, clients))
         if not pids:
             raise Skipped("the limit of its processes may not be changed from here")
-        scene.note(f"RLIMIT_NOFILE of pid {', '.join(map(str, pids))} is lowered to what they have open")
+        scene.note(f"RLIMIT_NOFILE of pid {', '.join(map(str, pids))}, which accept, is lowered to what they have open")
+        _take_what_is_left(scene, pids, clients)
         before = _Use.of(first)
         waiting = _connect(scene, ping, _WAITING, clients)
         answered = _answered(waiting, first, _PRESSED)
@@ -79,6 +83,49 @@ def _connect(scene: Scene, ping: Ping, number: int, exits: ExitStack) -> list[Co
             clients.append(exits.enter_context(connect(scene.path, type=scene.subject.type, timeout=_NO_ROOM)))
             ask(clients[-1], ping, Deadline(_NO_ROOM))
     return clients
+
+
+def _take_what_is_left(scene: Scene, pids: Sequence[int], exits: ExitStack) -> None:
+    """Clients that say nothing, until the numbers are taken that are free below the limits. Raises Skipped if they
+    are not."""
+    deadline = Deadline(_PRESSED)
+    number = 0
+    while room := sum(map(_room, pids)):
+        if deadline.passed or number + room > _MOST_SILENT:
+            raise Skipped(f"there is room for {room} more files below those that it has open, which no client takes")
+        number += _be_silent(scene, room, exits)
+        select.select([], [], [], _BETWEEN)
+    if number:
+        scene.note(f"{number} clients that say nothing take what was free below")
+
+
+def _accepting(scene: Scene, run: Run, exits: ExitStack) -> list[int]:
+    """The pids of those that accept. If clients that have their answer are connected no longer, others say nothing."""
+    with suppress(Skipped):
+        return run.accepting()
+    scene.note(f"{_be_silent(scene, _SERVED, exits)} clients are connected and say nothing")
+    deadline = Deadline(_PRESSED)
+    while not deadline.passed:
+        with suppress(Skipped):
+            return run.accepting()
+        select.select([], [], [], _BETWEEN)
+    return run.accepting()
+
+
+def _be_silent(scene: Scene, number: int, exits: ExitStack, patience: float = _NO_ROOM) -> int:
+    """Clients that connect and say nothing; for how many the backlog has had room."""
+    connected = 0
+    for _ in range(number):
+        with suppress(OSError):
+            exits.enter_context(connect(scene.path, type=scene.subject.type, timeout=patience))
+            connected += 1
+    return connected
+
+
+def _room(pid: int) -> int:
+    with suppress(OSError):  # it has ended
+        return room_for_files(pid)
+    return 0
 
 
 def _answered(clients: Sequence[socket.socket], run: Run, seconds: float) -> int:
@@ -173,9 +220,7 @@ def silent_client(scene: Scene) -> str:
     """Clients that connect and say nothing, while another one asks."""
     first, ping = _first(scene)
     with ExitStack() as clients:
-        for _ in range(_SILENT):
-            with suppress(OSError):  # its backlog is full
-                clients.enter_context(connect(scene.path, type=scene.subject.type, timeout=scene.patience))
+        _be_silent(scene, _SILENT, clients, scene.patience)
         scene.note(f"{_SILENT} clients are connected and say nothing")
         word = _still_answers(scene, first, ping, ("answers", "blocked"))
     if word == "dies":

@@ -237,7 +237,8 @@ def privilege_drop(scene: Scene) -> str:
         "users": sorted({_user_name(uid) for uid in map(_uid_of, run.pids) if uid is not None}),
     }
     scene.note(f"its processes belong to {', '.join(scene.facts['users'])}")
-    run.stop()
+    if not run.stop():
+        raise Skipped("it does not end by SIGTERM, and was killed: it had no chance to remove its file")
     return "removed" if scene.look(path).state is State.ABSENT else "left"
 
 

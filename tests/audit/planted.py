@@ -56,12 +56,13 @@ TRAITS = {  # the first choice of each is the perfect server's
     "request": ("echo", "ignore"),
     "banner": ("no", "yes"),
     "half-close": ("answered", "aborts"),
-    # A client goes without a word: dies writes to it (SIGPIPE); wedges waits for ever where that client was served.
-    "vanished": ("forgotten", "dies", "wedges"),
+    # A client goes without a word: dies writes to it (SIGPIPE); wedges waits for ever where that client was served;
+    # ends exits with status 0, as if it had been asked to; lingers takes a tenth of a second to serve anybody.
+    "vanished": ("forgotten", "dies", "wedges", "ends", "lingers"),
     # blocking: accept(2) is called, and takes its descriptor, before anybody connects.
     "accept": ("polled", "blocking"),
     # No descriptor is left for accept.
-    "exhausted": ("pause", "spin", "spin-and-log", "die", "give-up"),
+    "exhausted": ("pause", "spin", "spin-and-log", "die", "give-up", "end"),
     # Who becomes the user: a worker, while root's main process stays to tidy up; or the server, when it has bound or
     # before.
     "drop": ("worker", "after-bind", "before-bind"),
@@ -502,13 +503,15 @@ class Server:
             time.sleep(0.1)
         elif how == "spin-and-log":
             os.write(2, f"planted: accept: {error.strerror}\n".encode())
-        elif how == "die":
-            os._exit(1)
+        elif how in ("die", "end"):
+            os._exit(how == "die")
         elif how == "give-up":
             wait_for_ever()
 
     def talk(self, client):
         asked = False
+        if self.traits["vanished"] == "lingers":
+            time.sleep(0.1)
         with client:
             try:
                 if self.traits["banner"] == "yes":
@@ -528,6 +531,8 @@ class Server:
                 pass
         if not asked and self.traits["vanished"] == "wedges":
             wait_for_ever()
+        if not asked and self.traits["vanished"] == "ends":
+            os._exit(0)
 
     def closes(self, client):
         """Whether the client shuts down its sending side within half a second."""

@@ -178,7 +178,8 @@ def test_another_ones_mistake_is_not_hidden(host, subject):
 
 
 def test_a_servers_environment_is_this_ones_but_for_what_belongs_to_others(host, planted, monkeypatch):
-    for name in ("NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "COLOUR", "HOME", "PWD", "TMPDIR", "PLACE"):
+    xdg = {f"XDG_{place}" for place in ("RUNTIME_DIR", "CONFIG_HOME", "CACHE_HOME", "DATA_HOME", "STATE_HOME")}
+    for name in ("NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "COLOUR", "HOME", "PWD", "TMPDIR", "PLACE", *xdg):
         monkeypatch.setenv(name, f"of {name}")
 
     def play(scene: Scene) -> str:
@@ -189,7 +190,7 @@ def test_a_servers_environment_is_this_ones_but_for_what_belongs_to_others(host,
         assert env["HOME"] == env["PWD"] == env["TMPDIR"] == run.instance.dir
         assert env["PLACE"] == f"{scene.path} {run.instance.dir}"
         assert env["COLOUR"] == "of COLOUR"
-        assert not {"NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID"} & set(env)
+        assert not {"NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", *xdg} & set(env)
         if scene.host.user is not None:
             assert env["USER"] == env["LOGNAME"] == scene.host.user.name
         return "so it is"

@@ -594,8 +594,10 @@ def _list(numbers: Sequence[int]) -> str:
 
 
 def _environment(user: User | None) -> dict[str, str]:
-    """This process's, but for what speaks of this process."""
-    ours = ("NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "TMPDIR")
+    """This process's, but for what speaks of this process, and of places that instances would share: without them, they
+    are in HOME."""
+    places = ("RUNTIME_DIR", "CONFIG_HOME", "CACHE_HOME", "DATA_HOME", "STATE_HOME")
+    ours = ("NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "TMPDIR", *(f"XDG_{place}" for place in places))
     env = {name: value for name, value in os.environ.items() if name not in ours}
     return env if user is None else {**env, "USER": user.name, "LOGNAME": user.name}
 

@@ -112,6 +112,13 @@ def test_a_program_that_is_not_there_is_skipped_with_why(host, subject):
         assert re.fullmatch(r"agent: /.*/nothing: .*\(ENOENT\).*", finding.why)
 
 
+def test_a_probe_that_the_subject_rules_out_is_skipped_with_its_reason(host, subject):
+    auditor = Auditor(subject(skips={"term-cleanup": "it would judge the wrapper"}), host)
+    finding = auditor.audit("term-cleanup")
+    assert (finding.verdict, finding.why, finding.evidence) == ("skip", "it would judge the wrapper", ())
+    assert auditor.audit("stale-restart").outcome == "starts"
+
+
 def test_a_set_up_that_fails_is_skipped_with_its_last_line(host, subject):
     setup = ["true", "sh -c 'echo first; echo last >&2; exit 7'", "touch {dir}/never"]
     finding = Auditor(subject(setup=setup), host).audit("term-cleanup")

@@ -39,7 +39,7 @@ TRAITS = {  # the first choice of each is the perfect server's
     "place": ("bind", "rename"),
     "parent": ("needed", "made", "awaited"),
     "denied": ("refused", "chmod", "wait"),
-    "long": ("refused", "cut-107", "cut-90", "relative", "wait"),
+    "long": ("refused", "cut-107", "cut-95", "cut-90", "relative", "wait"),
     # file: locked with flock for as long as it runs. exclusive-file: it exists, so it is locked.
     "lock": ("directory", "none", "file", "exclusive-file"),
     # some: what is in use is named, what cannot be is not. cut: by 95 bytes of its path at the most.

@@ -224,7 +224,6 @@ PLANTS: tuple[Plant, ...] = (
     Plant("read-only-directory", "starts", "info", "denied=chmod", capable=True),
     Plant("read-only-directory", "hangs", "warn", "denied=wait"),
     Plant("path-length", "honest", "pass", "long=relative", {"108": "listens", "120": "listens", "max_ok": 120}),
-    Plant("path-length", "honest", "pass", "long=wait", {"107": "listens", "108": "hangs", "120": "hangs"}),
     Plant("path-length", "honest", "pass", "sockets=control", {"107": "refused", "max_ok": 99}),
     Plant(
         "path-length", "truncates", "fail", "long=cut-107", {"107": "listens", "108": "truncated", "120": "truncated"}

@@ -74,6 +74,17 @@ def test_a_server_that_takes_no_other_name_is_asked_about_the_path_that_it_has(a
     assert "/missing/its-own: " in finding.facts["missing parent"]
 
 
+@pytest.mark.parametrize("cut", [90, 95, 107])
+def test_a_path_that_is_cut_in_its_directories_is_truncated(cut, audit):
+    """At 95, the directory of the path of 108 bytes is left, which is no place for a socket; but not of that of 120."""
+    command = [PYTHON, "-S", "-E", "{dir}/planted.py", f"long=cut-{cut}", "{parent}/its-own-sock"]
+    subject = Subject(command, files={"planted.py": PLANTED.read_text()}, socket_name="its-own-sock")
+    finding = audit(subject, "path-length")
+    assert finding.outcome == "truncates", finding.describe()
+    word = "refused" if cut == 95 else "truncated"
+    assert (finding.facts["108"], finding.facts["120"]) == (word, "refused" if cut == 107 else "truncated")
+
+
 @pytest.mark.parametrize(
     ("probe", "traits", "found"),
     [
@@ -94,6 +105,7 @@ def test_no_path_is_called_lost_that_was_handed_over_or_is_bound_anew(probe, tra
     ("probe", "traits", "why"),
     [
         ("descriptor-exhaustion", "exhausted=end", "it has ended meanwhile by itself"),
+        ("path-length", "long=wait", "it neither works nor says no: it hangs"),
         ("vanishing-clients", "vanished=ends", "it has ended meanwhile by itself"),
         pytest.param(
             *("exit-deletes-foreign", "term=ignore,int=ignore"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 
 from udslab.address import MAX_PATH
 from udslab.audit.probes.in_the_way import make_file
@@ -110,7 +111,11 @@ def path_length(scene: Scene) -> str:
     scene.facts |= {str(length): word for length, word in words.items()}
     longest = [length for length, word in words.items() if word == "listens"]
     scene.facts["max_ok"] = max(longest, default=0) or _longest(scene)
-    return "truncates" if "truncated" in words.values() else "honest"
+    if "truncated" in words.values():
+        return "truncates"
+    if "hangs" in words.values():
+        raise Skipped("it neither works nor says no: it hangs")
+    return "honest"
 
 
 def _longest(scene: Scene) -> int:
@@ -127,27 +132,33 @@ def _longest(scene: Scene) -> int:
 
 def _starts_at_length(scene: Scene, length: int) -> str:
     path = _path_of(scene, length)
-    directory, name = os.path.split(path)
 
     def bound_elsewhere() -> list[str]:
-        return [found for found in scene.sockets(directory) if found != name and name.startswith(found)]
+        """The sockets at what the path begins with."""
+        parts = (path[:size] for size in range(len(scene.top) + 1, len(path)))
+        return [part for part in parts if _is_socket(part)]
 
     def serves_somewhere(path: str) -> bool:
-        serving = status(path).serving
-        return serving or any(status(os.path.join(directory, found)).serving for found in bound_elsewhere())
+        return any(status(place).serving for place in (path, *bound_elsewhere()))
 
     scene.note(f"a path of {length} bytes")
     run = scene.instance(path).start("the server")
     start = run.settle(Check(serves_somewhere))
     cut = bound_elsewhere()
     if cut:
-        size = len(os.fsencode(os.path.join(directory, cut[0])))
-        scene.note(f"it has bound the first {size} bytes of the path instead")
+        scene.note(f"it has bound the first {len(os.fsencode(cut[0]))} bytes of the path instead")
         word = "truncated"
     else:
         word = {Start.SERVES: "listens", Start.EXITED: "refused", Start.HANGS: "hangs"}[start]
     run.kill()
     return word
+
+
+def _is_socket(path: str) -> bool:
+    try:
+        return stat.S_ISSOCK(os.lstat(path).st_mode)
+    except OSError:
+        return False
 
 
 def _path_of(scene: Scene, length: int) -> str:

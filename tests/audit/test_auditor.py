@@ -11,6 +11,7 @@ import pytest
 import udslab
 from udslab.audit import Subject
 from udslab.audit.auditor import Auditor, about
+from udslab.audit.host import ProcessHost
 from udslab.audit.probes import Probe
 from udslab.audit.scene import LEAST_PATIENCE, Scene, Skipped, Start
 from udslab.scratch import scratch_directory
@@ -171,6 +172,20 @@ def test_a_server_that_fails_now_and_then_is_skipped(host, open_directory, plant
     finding = Auditor(Subject(["sh", "-c", start, "sh", *planted()]), host).audit("term-cleanup")
     assert (finding.verdict, finding.why) == ("skip", "it did not serve an absent path this time")
     assert "the first has ended with status 5" in finding.evidence
+
+
+@pytest.mark.parametrize("patience", [None, LEAST_PATIENCE], ids=["measured", "known"])
+def test_without_a_place_for_the_scene_it_is_skipped_with_why(host, subject, patience):
+    """What has the audit's directories is gone."""
+    with ProcessHost(host.user) as other:
+        auditor = Auditor(subject(), other)
+        auditor._patience = patience
+        with other.directory() as place:
+            os.rename(os.path.dirname(place), f"{os.path.dirname(place)}-away")
+            finding = auditor.audit("term-cleanup")
+            os.rename(f"{os.path.dirname(place)}-away", os.path.dirname(place))
+    assert finding.verdict == "skip"
+    assert finding.why.startswith("[Errno 2] No such file or directory: ")
 
 
 def test_another_ones_mistake_is_not_hidden(host, subject):

@@ -190,7 +190,7 @@ def test_instances_of_xvfb_at_one_path_meet_at_its_lock(host):
         serve(scene)
         second = scene.instance().start("the second")
         assert second.settle() is Start.EXITED
-        assert "/tmp/.X7-lock" in "\n".join(second.lines())  # noqa: S108 - it is its own
+        assert "/tmp/.X7-lock" in "\n".join(second.lines())
 
 
 # Files of one's own

@@ -155,7 +155,8 @@ def test_of_many_threads_that_wait_a_little_none_spins(threads, spins):
 
 
 def test_who_serves_200_clients_one_after_the_other_is_given_the_time_for_it(audit):
-    finding = audit(subject_of(Plant("vanishing-clients", "", "", "clients=one-by-one,vanished=lingers")), "vanishing-clients")
+    plant = Plant("vanishing-clients", "", "", "clients=one-by-one,vanished=lingers")
+    finding = audit(subject_of(plant), plant.probe)
     assert finding.outcome == "survives", finding.describe()
 
 

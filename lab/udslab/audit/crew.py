@@ -47,7 +47,7 @@ class Crew:
         self._found = [_Found() for _ in subjects]
         self._tasks: queue.SimpleQueue[tuple[int, str]] = queue.SimpleQueue()
         self._told: queue.SimpleQueue[Union[tuple[int, Finding], BaseException, None]] = queue.SimpleQueue()
-        self._cancelled = False
+        self._cancelled = threading.Event()
 
     @property
     def size(self) -> int:
@@ -68,7 +68,7 @@ class Crew:
     def _shift(self) -> Generator[tuple[Subject, Finding], None, None]:
         """Let workers play until nothing is left, or none of them has an agent any more."""
         number_of_jobs = min(self._jobs, self._tasks.qsize())
-        self._cancelled = False
+        self._cancelled.clear()
         with ExitStack() as stack:
             # All of them before any works: a process that is about to become one has, for a moment, the descriptors of
             # this one, and a socket that has just been made stale is not stale yet.
@@ -89,7 +89,7 @@ class Crew:
                     yield self.subjects[number], finding
 
     def _end(self, hosts: Sequence[ProcessHost], workers: Sequence[threading.Thread]) -> None:
-        self._cancelled = True
+        self._cancelled.set()
         for host in hosts:
             host.cancel()
         for worker in workers:
@@ -107,7 +107,7 @@ class Crew:
 
     def _play(self, host: ProcessHost) -> None:
         auditor: Auditor | None = None
-        while not self._cancelled:
+        while not self._cancelled.is_set():
             try:
                 number, probe = self._tasks.get_nowait()
             except queue.Empty:
@@ -120,7 +120,7 @@ class Crew:
                     self._found[number].about = self._found[number].about or auditor.about()
                 finding = auditor.audit(probe)
             except AgentGone as error:
-                if self._cancelled:
+                if self._cancelled.is_set():
                     return
                 finding = Finding(probe, "", Verdict.SKIP, seconds=now() - began, why=str(error))
             self._tell(number, finding)

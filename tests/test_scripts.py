@@ -48,6 +48,37 @@ def fake_python(directory: Path, name: str, source: str) -> str:
     return str(path)
 
 
+# script/scoreboard
+
+
+@pytest.mark.parametrize(
+    ("installs", "audits", "code", "board"),
+    [(0, True, 0, "see .cache/bin/server\n"), (0, False, 1, None), (3, True, 3, None)],
+    ids=["all is well", "a crash", "a failed installation"],
+)
+def test_a_scoreboard_is_written_by_an_audit_alone_and_without_this_place(
+    script, directory, installs, audits, code, board
+):
+    """Both that some servers fail and that Python does end with status 1."""
+    for name in ("script", "docs", "environment/bin"):
+        (directory / name).mkdir(parents=True)
+    shutil.copy(ROOT / "script" / "scoreboard", directory / "script")
+    fake_python(directory / "script", "subjects", f"echo installing; echo /bin; exit {installs}")
+    fake_python(directory / "script", "environment", f"echo '{directory}/environment'")
+    writes = f"echo 'see {directory}/.cache/bin/server' > \"$2\""
+    fake_python(
+        directory / "environment" / "bin",
+        "python",
+        f"""[ "$1" != -c ] || exec echo redis
+while {str(audits).lower()} && [ $# -gt 0 ]; do case $1 in --markdown | --html) {writes} ;; esac; shift; done
+exit 1""",
+    )
+    assert script("scoreboard", root=directory).returncode == code
+    for name in ("scoreboard.md", "scoreboard.html"):
+        page = directory / "docs" / name
+        assert (page.read_text() if page.exists() else None) == board
+
+
 # script/demo
 
 

@@ -10,7 +10,7 @@ try:
 except ImportError:  # not a Unix
     resource = None  # type: ignore[assignment]
 
-__all__ = ["become", "fill_open_files", "limit_open_files"]
+__all__ = ["become", "fill_open_files", "limit_open_files", "room_for_files"]
 
 
 def become(uid: int, gid: int, groups: Sequence[int] = ()) -> None:
@@ -21,18 +21,36 @@ def become(uid: int, gid: int, groups: Sequence[int] = ()) -> None:
 
 
 def fill_open_files(pid: int) -> tuple[int, int] | None:
-    """Lower a process's RLIMIT_NOFILE to the first number that is free, so that it cannot open another file; its limit
-    before, soft and hard. None if it has ended, or may not be limited."""
+    """Lower a process's RLIMIT_NOFILE as far as it knows of no other errno than EMFILE by it; its limit before, soft
+    and hard. None if it has ended, or may not be limited. What it can still open tells :func:`room_for_files`."""
     try:
         before = _open_files(pid)
         while True:
-            free = _first_free(pid)
-            if not limit_open_files(pid, free, before[1]):
+            limit = _lowest_limit(pid)
+            if not limit_open_files(pid, limit, before[1]):
                 return None
-            if _first_free(pid) >= free:  # it has closed none meanwhile
+            if _lowest_limit(pid) >= limit:  # it has closed none meanwhile
                 return before
     except OSError:
         return None
+
+
+def _lowest_limit(pid: int) -> int:
+    """The first number that is free; or the one behind the last that is not, if there are more files than poll(2)
+    would take then (EINVAL): of the three standard ones it is not asked to wait for."""
+    numbers = _numbers(pid)
+    free = min(set(range(len(numbers) + 1)) - numbers)
+    return free if len(numbers - {0, 1, 2}) <= free else max(numbers) + 1
+
+
+def room_for_files(pid: int) -> int:
+    """How many more files a process can open. Raises OSError if that cannot be seen."""
+    limit = _open_files(pid)[0]
+    return int(limit) - sum(number < limit for number in _numbers(pid))
+
+
+def _numbers(pid: int) -> set[int]:
+    return set(map(int, os.listdir(f"/proc/{pid}/fd")))
 
 
 def _open_files(pid: int) -> tuple[int, int]:
@@ -41,11 +59,6 @@ def _open_files(pid: int) -> tuple[int, int]:
         line = next(line for line in file if line.startswith("Max open files"))
     soft, hard = (resource.RLIM_INFINITY if word == "unlimited" else int(word) for word in line.split()[3:5])
     return soft, hard
-
-
-def _first_free(pid: int) -> int:
-    numbers = set(map(int, os.listdir(f"/proc/{pid}/fd")))
-    return min(set(range(len(numbers) + 1)) - numbers)
 
 
 def limit_open_files(pid: int, soft: int, hard: int) -> bool:

@@ -535,11 +535,12 @@ class SupervisedProcess(RemoteProcess):
         it has become a daemon; the pids of whom it was sent to."""
         return list(self._remote.ask("signal", to=self._number, signal=int(number), left=True))
 
-    def open_files(self, room: bool) -> list[int]:
-        """Take the room for another open file from all its processes (RLIMIT_NOFILE), or give it back; their pids.
+    def open_files(self, room: bool, pids: Sequence[int] = ()) -> list[int]:
+        """Take the room for another open file from these of its processes (RLIMIT_NOFILE); or give it back to all that
+        have been without, or were forked meanwhile. The pids of those for whom that could be done.
 
         Raises :class:`~udslab.errors.AgentGone` when none lives."""
-        return list(self._remote.ask("open_files", to=self._number, room=room))
+        return list(self._remote.ask("open_files", to=self._number, room=room, pids=list(pids)))
 
     def gone_within(self, timeout: float | None) -> bool:
         """Whether nothing of it lives any more, at the latest after ``timeout`` seconds."""

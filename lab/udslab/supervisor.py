@@ -16,8 +16,10 @@ it tells, each once and in this order::
                                                     topmost of those that it has left: to whom. After SIGSTOP the main
                                                     process is stopped
     {"id": id, "op": "tree"}                        all that lives below: [{"pid": pid, "command": [word, …]}, …]
-    {"id": id, "op": "open_files", "room": bool}    take from all of these the room for another open file, or give it
-                                                    back; to whom: their pids
+    {"id": id, "op": "open_files", "room": bool, "pids": [pid, …]}
+                                                    take from these, of all that lives below, the room for another open
+                                                    file; or give it back to all that have been without, or were forked
+                                                    meanwhile. To whom: their pids
     {"op": "end", "grace": seconds, "signal": number}
                                                     that signal, or SIGTERM, to the main process, or if that has exited
                                                     to the topmost of those that it has left. Once they have exited, or
@@ -205,8 +207,8 @@ class _Supervisor:
         self._leaving: set[int] | None = None
         """Those of our children that were told to end and have not yet; None: none were."""
         self._grace = Deadline(None)
-        self._limits: dict[int, tuple[int, int]] = {}
-        """RLIMIT_NOFILE, before it was lowered, of those that have no room for another file."""
+        self._limits: dict[int, tuple[int, int] | None] = {}
+        """RLIMIT_NOFILE, before it was lowered, of those that have no room for another file; None: it was not."""
         self._killed: dict[int, list[str]] = {}
 
     def run(self) -> None:
@@ -261,15 +263,21 @@ class _Supervisor:
         return [self._main]
 
     def _open_files(self, message: Message) -> list[int]:
-        if message["room"]:
-            given = [pid for pid, limit in self._limits.items() if limit_open_files(pid, *limit)]
-            self._limits.clear()
-            return given
-        for pid, _ in _living():
-            limit = fill_open_files(pid)
-            if limit is not None:
-                self._limits.setdefault(pid, limit)
-        return list(self._limits)
+        if not message["room"]:
+            for pid in _below():
+                limit = fill_open_files(pid) if pid in message["pids"] else None
+                if self._limits.get(pid) is None:
+                    self._limits[pid] = limit
+            return [pid for pid, limit in self._limits.items() if limit is not None]
+        widest = max((limit for limit in self._limits.values() if limit is not None), default=None)
+        given = []
+        # The children of each come after it: whoever is forked now has room, or is found.
+        for pid in _below():
+            limit = self._limits.get(pid, widest)
+            if limit is not None and limit_open_files(pid, *limit):
+                given.append(pid)
+        self._limits.clear()
+        return given
 
     def _tree(self, message: Message) -> list[Message]:
         return _told(_living())

@@ -152,6 +152,7 @@ class _Place:
     """What threads share by CLONE_FS."""
 
     cwd: str
+    umask: int
 
 
 class _Files(dict[int, tuple[str, bool]]):
@@ -193,6 +194,8 @@ class Operation:
     socket: str = ""
     error: str = ""
     detail: str = ""
+    mode: int = 0
+    """The permission bits that a file gets by it."""
 
 
 class Log:
@@ -204,19 +207,22 @@ class Log:
         self.makers: dict[str, Process] = {}
         """By socket, the process that made it."""
         self._types: dict[str, str] = {}
+        self._modes: dict[str, int] = {}
+        """Of sockets whose own mode was set: the file gets it, less the umask."""
         self._living: list[Process] = []
         self._tasks: dict[int, Process] = {}
         """By the number of each thread that lives."""
         self._deadly: dict[int, int] = {}
         """By pid, the line where the last SIGKILL for it began."""
         records = parse(text)
+        os.umask(umask := os.umask(0))
         self.length = text.count("\n")
         # A child may be seen before the call that makes it has returned.
         records.sort(key=lambda each: each.first if isinstance(each, Call) and each.name in _FORKS else each.last)
         self._last_line: dict[int, int] = {}
         for record in records:
             if record.pid not in self._tasks:
-                self._add(record.pid, None, record.last, _Place(os.getcwd()), _Files())
+                self._add(record.pid, None, record.last, _Place(os.getcwd(), umask), _Files())
             if isinstance(record, Death):
                 self._die(record)
             elif record.result != "?":  # its process was killed in it
@@ -335,8 +341,17 @@ class Log:
 
     # Names and sockets
 
-    def _tell(self, call: Call, process: Process, name: str, *paths: str, socket: str = "", detail: str = "") -> None:
-        self.operations.append(Operation(call.first, call.last, process, name, paths, socket, call.error, detail))
+    def _tell(
+        self,
+        call: Call,
+        process: Process,
+        name: str,
+        *paths: str,
+        socket: str = "",
+        detail: str = "",
+        mode: int = 0,
+    ) -> None:
+        self.operations.append(Operation(call.first, call.last, process, name, paths, socket, call.error, detail, mode))
 
     def _absolute(self, process: Process, path: str, beside: str = "") -> str:
         if found := re.fullmatch(r"/proc/(?:self|thread-self|\d+)/fd/(\d+)(/.*)?", path):
@@ -358,7 +373,8 @@ class Log:
         path, what = sun_path(call.arguments[1]), descriptor(call.arguments[0])[1]
         if path is not None:
             dgram = "dgram" if "SOCK_DGRAM" in self._types.get(what, "") else ""
-            self._tell(call, process, "bind", self._absolute(process, path), socket=what, detail=dgram)
+            mode = self._modes.get(what, 0o777) & ~process.place.umask
+            self._tell(call, process, "bind", self._absolute(process, path), socket=what, detail=dgram, mode=mode)
 
     def _connect(self, call: Call, process: Process) -> None:
         path = sun_path(call.arguments[1])
@@ -399,6 +415,18 @@ class Log:
         if "O_CREAT" in flags or "O_TRUNC" in flags:
             self._tell(call, process, "open", *self._named(call, process, place), detail=flags)
 
+    def _umask(self, call: Call, process: Process) -> None:
+        process.place.umask = int(call.arguments[0], 8)
+
+    def _chmod(self, call: Call, process: Process) -> None:
+        place = 0 if call.name == "chmod" else 1
+        mode = int(call.arguments[place + 1], 8)
+        self._tell(call, process, "chmod", *self._named(call, process, place), mode=mode & 0o7777)
+
+    def _fchmod(self, call: Call, process: Process) -> None:
+        if not call.error:
+            self._modes[descriptor(call.arguments[0])[1]] = int(call.arguments[1], 8) & 0o7777
+
     def _truncate(self, call: Call, process: Process) -> None:
         self._tell(call, process, "open", *self._named(call, process, 0), detail="O_TRUNC")
 
@@ -416,6 +444,7 @@ _HANDLERS: dict[str, Callable[[Log, Call, Process], None]] = {
     **dict.fromkeys(("symlink", "symlinkat"), Log._symlink),
     **dict.fromkeys(("mkdir", "mkdirat"), Log._mkdir),
     **dict.fromkeys(("open", "openat", "openat2", "creat"), Log._opens),
+    **dict.fromkeys(("chmod", "fchmodat", "fchmodat2"), Log._chmod),
     "bind": Log._bind,
     "chdir": Log._chdir,
     "close": Log._close_one,
@@ -424,6 +453,7 @@ _HANDLERS: dict[str, Callable[[Log, Call, Process], None]] = {
     "execve": Log._execve,
     "execveat": Log._execveat,
     "fchdir": Log._fchdir,
+    "fchmod": Log._fchmod,
     "fcntl": Log._fcntl,
     "ftruncate": Log._ftruncate,
     "ioctl": Log._ioctl,
@@ -432,5 +462,6 @@ _HANDLERS: dict[str, Callable[[Log, Call, Process], None]] = {
     "socket": Log._socket,
     "tgkill": Log._tgkill,
     "truncate": Log._truncate,
+    "umask": Log._umask,
 }
 CALLS = tuple(_HANDLERS)

@@ -258,7 +258,7 @@ class Scene:
         lines += [
             each.first
             for each in self.replay.log.operations
-            if each.name != "connect"
+            if each.name not in ("connect", "chmod")
             and not any(server.owns(each.by) for server in self.starts)
             and any((path + "/").startswith(directory + "/") for path in each.paths)
         ]
@@ -438,15 +438,28 @@ def _exit_deletes_foreign(scene: Scene) -> set[str]:
     return scene.words(start.end, lambda state: "kept" if state.at(scene.path) == before else "deleted")
 
 
+def _names(scene: Scene) -> set[str]:
+    """A path, and those from which something was moved there."""
+    moved = (each.paths for each in scene.replay.log.operations if each.name in ("rename", "link"))
+    return {scene.path} | {old for old, new in moved if new == scene.path}
+
+
+def mode_of_file(scene: Scene) -> int | None:
+    """The mode that the file at a path has got: as it was bound, or as it was set since."""
+    line, names = scene.calm(scene.starts[0]), _names(scene)
+    told = [
+        each.mode
+        for each in sorted(scene.replay.log.operations, key=lambda each: each.last)
+        if each.name in ("bind", "chmod") and not each.error and each.paths[0] in names and each.first < line
+    ]
+    return told[-1] if told else None
+
+
 def race_round(scene: Scene) -> set[str]:
     """The word for one round."""
     line = scene.calm(scene.starts[-1])
-    log = scene.replay.log
-    # Its own name, and those from which something was moved there.
-    names = {scene.path} | {
-        each.paths[0] for each in log.operations if each.name in ("rename", "link") and each.paths[1] == scene.path
-    }
-    bound = {each.socket: each.by for each in log.operations if each.name == "bind" and each.paths[0] in names}
+    names, operations = _names(scene), scene.replay.log.operations
+    bound = {each.socket: each.by for each in operations if each.name == "bind" and each.paths[0] in names}
 
     def word(state: State) -> str:
         claims = {start for start in scene.starts for name in state.serving if start.owns(bound.get(name))}

@@ -14,6 +14,7 @@ import select
 import signal
 import socket
 import stat
+import struct
 import sys
 import time
 
@@ -25,20 +26,24 @@ TRAITS = {  # the first choice of each is the perfect server's
     "fork": ("no", "daemon", "daemon-late", "daemon-twice", "workers", "tied-workers", "helper"),
     # What is done about what is at the path. unlooked: bind alone decides. retry: as the first, for three seconds.
     # give-up: removes it, and fails then. truncate: leaves an empty file there, through a link. wait: for ever. ask: as
-    # the first, and waits for an answer of whoever listens. elsewhere: serves another path.
+    # the first, and waits for an answer of whoever listens. elsewhere: serves another path. take-over: tells whoever
+    # listens to end, and waits for it; take-over-late: when it has the path.
     "exists": (
         *("replace-stale", "unlooked", "retry", "unlink", "unlink-socket", "unlink-all", "unlink-empty"),
         *("give-up", "truncate", "wait", "ask", "elsewhere"),
+        *("take-over", "take-over-late"),
     ),
+    # bound-anew: one whose path leads to nothing binds it once more, after three seconds.
+    "lost": ("for-good", "bound-anew"),
     "links": ("kept", "followed"),
     "place": ("bind", "rename"),
     "parent": ("needed", "made", "awaited"),
     "denied": ("refused", "chmod", "wait"),
-    "long": ("refused", "cut-107", "cut-90", "relative", "wait"),
+    "long": ("refused", "cut-107", "cut-95", "cut-90", "relative", "wait"),
     # file: locked with flock for as long as it runs. exclusive-file: it exists, so it is locked.
     "lock": ("directory", "none", "file", "exclusive-file"),
-    # some: what is in use is named, what cannot be is not.
-    "errors": ("named", "some", "unnamed", "silent"),
+    # some: what is in use is named, what cannot be is not. cut: by 95 bytes of its path at the most.
+    "errors": ("named", "some", "cut", "unnamed", "silent"),
     "refused": ("exit", "unlink"),
     "mode": ("umask", "0600", "0666", "0777"),
     "type": ("stream", "dgram", "seqpacket"),
@@ -51,12 +56,13 @@ TRAITS = {  # the first choice of each is the perfect server's
     "request": ("echo", "ignore"),
     "banner": ("no", "yes"),
     "half-close": ("answered", "aborts"),
-    # A client goes without a word: dies writes to it (SIGPIPE); wedges waits for ever where that client was served.
-    "vanished": ("forgotten", "dies", "wedges"),
+    # A client goes without a word: dies writes to it (SIGPIPE); wedges waits for ever where that client was served;
+    # ends exits with status 0, as if it had been asked to; lingers takes a tenth of a second to serve anybody.
+    "vanished": ("forgotten", "dies", "wedges", "ends", "lingers"),
     # blocking: accept(2) is called, and takes its descriptor, before anybody connects.
     "accept": ("polled", "blocking"),
     # No descriptor is left for accept.
-    "exhausted": ("pause", "spin", "spin-and-log", "die", "give-up"),
+    "exhausted": ("pause", "spin", "spin-and-log", "die", "give-up", "end"),
     # Who becomes the user: a worker, while root's main process stays to tidy up; or the server, when it has bound or
     # before.
     "drop": ("worker", "after-bind", "before-bind"),
@@ -193,6 +199,27 @@ class Server:
                 self.ask()
             elif exists == "elsewhere":
                 self.path += f".{os.getpid()}"
+            elif exists.startswith("take-over"):
+                self.take_over(late=exists == "take-over-late")
+
+    def take_over(self, late):
+        """Whoever listens ends, before or a second after this one serves."""
+        with socket.socket(socket.AF_UNIX, self.type) as sock:
+            if sock.connect_ex(self.path):
+                return
+            first = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
+        pidfd = os.pidfd_open(first)
+
+        def end(seconds):
+            time.sleep(seconds)
+            os.kill(first, signal.SIGTERM)
+            select.select([pidfd], [], [])
+
+        if late:
+            os.unlink(self.path)
+            _thread.start_new_thread(end, (1,))
+        else:
+            end(0)
 
     def ask(self):
         """Refuses if whoever listens answers."""
@@ -310,11 +337,12 @@ class Server:
         self.tidy("unlink-own")
         if self.traits["refused"] == "unlink":
             remove(self.path)
-        named = self.traits["errors"] == "named" or (
+        named = self.traits["errors"] in ("named", "cut") or (
             self.traits["errors"] == "some" and error.errno == errno.EADDRINUSE
         )
         if self.traits["errors"] != "silent":
-            where = f"{self.whole}: " if named else ""
+            shown = self.whole[:95] if self.traits["errors"] == "cut" else self.whole
+            where = f"{shown}: " if named else ""
             os.write(2, f"planted: {where}{error.strerror or error}\n".encode())
         sys.exit(1)
 
@@ -400,9 +428,20 @@ class Server:
             self.tell_parent()
         while not self.handled:
             time.sleep(3600)
+        if self.traits["lost"] == "bound-anew":
+            _thread.start_new_thread(self.bind_anew, ())
         signum = signal.sigwait(self.handled)
         self.tidy(self.traits["term" if signum == signal.SIGTERM else "int"])
         os._exit(0)  # threads serve on until here
+
+    def bind_anew(self):
+        while os.path.lexists(self.path):
+            time.sleep(0.05)
+        time.sleep(3)
+        with self.lock:
+            bound = self.bind(self.path)
+            self.listen(*bound)
+        self.serve(bound[0])
 
     # Stopping
 
@@ -464,13 +503,15 @@ class Server:
             time.sleep(0.1)
         elif how == "spin-and-log":
             os.write(2, f"planted: accept: {error.strerror}\n".encode())
-        elif how == "die":
-            os._exit(1)
+        elif how in ("die", "end"):
+            os._exit(how == "die")
         elif how == "give-up":
             wait_for_ever()
 
     def talk(self, client):
         asked = False
+        if self.traits["vanished"] == "lingers":
+            time.sleep(0.1)
         with client:
             try:
                 if self.traits["banner"] == "yes":
@@ -490,6 +531,8 @@ class Server:
                 pass
         if not asked and self.traits["vanished"] == "wedges":
             wait_for_ever()
+        if not asked and self.traits["vanished"] == "ends":
+            os._exit(0)
 
     def closes(self, client):
         """Whether the client shuts down its sending side within half a second."""

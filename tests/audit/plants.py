@@ -224,7 +224,6 @@ PLANTS: tuple[Plant, ...] = (
     Plant("read-only-directory", "starts", "info", "denied=chmod", capable=True),
     Plant("read-only-directory", "hangs", "warn", "denied=wait"),
     Plant("path-length", "honest", "pass", "long=relative", {"108": "listens", "120": "listens", "max_ok": 120}),
-    Plant("path-length", "honest", "pass", "long=wait", {"107": "listens", "108": "hangs", "120": "hangs"}),
     Plant("path-length", "honest", "pass", "sockets=control", {"107": "refused", "max_ok": 99}),
     Plant(
         "path-length", "truncates", "fail", "long=cut-107", {"107": "listens", "108": "truncated", "120": "truncated"}
@@ -260,6 +259,7 @@ PLANTS: tuple[Plant, ...] = (
     # Root
     Plant("privilege-drop", "left", "warn", "drop=after-bind", {"users": ["nobody"], "owner": "root"}, as_root=True),
     # Errors
+    Plant("error-names-path", "always", "pass", "errors=cut"),
     Plant("error-names-path", "sometimes", "info", "errors=some"),
     Plant("error-names-path", "never", "warn", "errors=unnamed"),
     Plant("error-names-path", "never", "warn", "errors=silent"),

@@ -11,12 +11,12 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from posixpath import dirname, join
+from posixpath import basename, dirname, join
 from typing import Any
 
 import pytest
 from calls import Log, trace
-from oracle import PROBES, Replay, Scene, Start, expect, path_length, race_round, starts
+from oracle import PROBES, Replay, Scene, Start, expect, mode_of_file, path_length, race_round, starts
 from plants import PLANTS, Plant
 from test_verdicts import subject_of
 
@@ -144,7 +144,10 @@ def test_the_audits_outcome_is_what_the_system_calls_tell(
         _check_rounds(finding["facts"], scenes)
     if probe == "path-length":
         for scene in scenes:
-            assert finding["facts"].get(str(len(scene.path)), "listens") in path_length(scene) | {"listens"}
+            told = finding["facts"].get(str(len(scene.path)))  # nothing of those by which the longest was looked for
+            assert told is None or told in path_length(scene)
+    if probe == "fresh-start":
+        _check_modes(finding["facts"], scenes)
 
 
 @pytest.mark.exhaustive
@@ -155,7 +158,17 @@ def test_what_is_planted_can_be_told_from_system_calls(
     subject = subject_of(plant)
     log = tmp_path / "log"
     finding = _audit(subject, plant.probe, log, environment)
-    assert plant.outcome in expect(plant.probe, _scenes(Log(log.read_text()), subject, plant.probe)), finding
+    scenes = _scenes(Log(log.read_text()), subject, plant.probe)
+    assert plant.outcome in expect(plant.probe, scenes), finding
+    if plant.probe == "fresh-start" and plant.outcome == "listens":
+        _check_modes(finding["facts"], scenes)
+
+
+def _check_modes(facts: dict[str, Any], scenes: Sequence[Scene]) -> None:
+    """By umask, which is the name of the directory."""
+    modes = {basename(dirname(scene.path)): mode_of_file(scene) for scene in scenes}
+    assert facts["modes"] == {umask: f"{mode:04o}" for umask, mode in modes.items()}
+    assert facts["open_to_all"] == all(mode & 0o002 for mode in modes.values())
 
 
 def _check_rounds(facts: dict[str, int], scenes: Sequence[Scene]) -> None:

@@ -11,6 +11,7 @@ import pytest
 import udslab
 from udslab.audit import Subject
 from udslab.audit.auditor import Auditor, about
+from udslab.audit.host import ProcessHost
 from udslab.audit.probes import Probe
 from udslab.audit.scene import LEAST_PATIENCE, Scene, Skipped, Start
 from udslab.scratch import scratch_directory
@@ -112,6 +113,13 @@ def test_a_program_that_is_not_there_is_skipped_with_why(host, subject):
         assert re.fullmatch(r"agent: /.*/nothing: .*\(ENOENT\).*", finding.why)
 
 
+def test_a_probe_that_the_subject_rules_out_is_skipped_with_its_reason(host, subject):
+    auditor = Auditor(subject(skips={"term-cleanup": "it would judge the wrapper"}), host)
+    finding = auditor.audit("term-cleanup")
+    assert (finding.verdict, finding.why, finding.evidence) == ("skip", "it would judge the wrapper", ())
+    assert auditor.audit("stale-restart").outcome == "starts"
+
+
 def test_a_set_up_that_fails_is_skipped_with_its_last_line(host, subject):
     setup = ["true", "sh -c 'echo first; echo last >&2; exit 7'", "touch {dir}/never"]
     finding = Auditor(subject(setup=setup), host).audit("term-cleanup")
@@ -166,6 +174,20 @@ def test_a_server_that_fails_now_and_then_is_skipped(host, open_directory, plant
     assert "the first has ended with status 5" in finding.evidence
 
 
+@pytest.mark.parametrize("patience", [None, LEAST_PATIENCE], ids=["measured", "known"])
+def test_without_a_place_for_the_scene_it_is_skipped_with_why(host, subject, patience):
+    """What has the audit's directories is gone."""
+    with ProcessHost(host.user) as other:
+        auditor = Auditor(subject(), other)
+        auditor._patience = patience
+        with other.directory() as place:
+            os.rename(os.path.dirname(place), f"{os.path.dirname(place)}-away")
+            finding = auditor.audit("term-cleanup")
+            os.rename(f"{os.path.dirname(place)}-away", os.path.dirname(place))
+    assert finding.verdict == "skip"
+    assert finding.why.startswith("[Errno 2] No such file or directory: ")
+
+
 def test_another_ones_mistake_is_not_hidden(host, subject):
     def play(scene: Scene) -> str:
         raise ZeroDivisionError
@@ -178,7 +200,8 @@ def test_another_ones_mistake_is_not_hidden(host, subject):
 
 
 def test_a_servers_environment_is_this_ones_but_for_what_belongs_to_others(host, planted, monkeypatch):
-    for name in ("NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "COLOUR", "HOME", "PWD", "TMPDIR", "PLACE"):
+    xdg = {f"XDG_{place}" for place in ("RUNTIME_DIR", "CONFIG_HOME", "CACHE_HOME", "DATA_HOME", "STATE_HOME")}
+    for name in ("NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "COLOUR", "HOME", "PWD", "TMPDIR", "PLACE", *xdg):
         monkeypatch.setenv(name, f"of {name}")
 
     def play(scene: Scene) -> str:
@@ -189,7 +212,7 @@ def test_a_servers_environment_is_this_ones_but_for_what_belongs_to_others(host,
         assert env["HOME"] == env["PWD"] == env["TMPDIR"] == run.instance.dir
         assert env["PLACE"] == f"{scene.path} {run.instance.dir}"
         assert env["COLOUR"] == "of COLOUR"
-        assert not {"NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID"} & set(env)
+        assert not {"NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", *xdg} & set(env)
         if scene.host.user is not None:
             assert env["USER"] == env["LOGNAME"] == scene.host.user.name
         return "so it is"

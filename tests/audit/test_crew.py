@@ -14,8 +14,8 @@ import pytest
 from udslab.audit import Subject
 from udslab.audit.crew import Crew
 from udslab.audit.host import user_named
-from udslab.audit.probes import PROBES
-from udslab.errors import AgentGone
+from udslab.audit.probes import PROBES, Probe
+from udslab.audit.scene import _ancestors
 from udslab.probe import calibrated
 
 FEW = ["term-cleanup", "stale-restart", "missing-parent"]
@@ -46,6 +46,13 @@ def scratch(directory, monkeypatch) -> Path:
 
 def workers() -> list[str]:
     return [thread.name for thread in threading.enumerate() if thread.name.startswith("udslab audit")]
+
+
+def command_of(pid) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except OSError:  # it has ended
+        return ""
 
 
 def wait_for(condition) -> None:
@@ -128,21 +135,41 @@ def test_when_it_is_left_all_that_runs_is_ended_and_what_is_known_stays(crew, su
     assert [finding.probe for finding in made.audits()[0].findings] == ["path-length"]
 
 
-def test_what_goes_wrong_in_a_worker_is_raised_once_and_ends_the_others(crew, subject, scratch, marked):
-    made = crew([subject("exists=wait")], ["regular-file", "symlink-to-file"], jobs=2)
-    work = made.work()
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_probe_whose_agent_is_lost_is_skipped_and_all_others_are_played(crew, subject, scratch, marked, jobs):
+    made = crew([subject("exists=wait")], ["regular-file", "term-cleanup", "int-cleanup"], jobs=jobs)
 
     def kill_one() -> None:
-        wait_for(lambda: sum(file.is_file() for file in scratch.glob("udslab-*/d/*/p/sock")) == 2)
+        wait_for(lambda: any(file.is_file() for file in scratch.glob("udslab-*/d/*/p/sock")))
         ours = {pid for file in Path("/proc/self/task").glob("*/children") for pid in file.read_text().split()}
-        os.kill(next(pid for pid in marked(scratch) if str(pid) in ours), signal.SIGKILL)
+        (place,) = (file for file in scratch.glob("udslab-*/d/*/p/sock") if file.is_file())
+        wait_for(lambda: any(str(place) in command_of(pid) for pid in marked(scratch)))
+        waiting = next(pid for pid in marked(scratch) if str(place) in command_of(pid))
+        os.kill(next(pid for pid in _ancestors(waiting) if str(pid) in ours), signal.SIGKILL)
 
     killer = threading.Thread(target=kill_one)
     killer.start()
-    began = time.monotonic()
-    with pytest.raises(AgentGone):
-        list(work)
+    told = {finding.probe: finding for _, finding in made.work()}
     killer.join()
+    assert told["regular-file"].verdict == "skip"
+    assert told["regular-file"].why.startswith("agent: the agent of this machine has ended")
+    assert told["term-cleanup"].outcome == told["int-cleanup"].outcome == "removed"
+    assert len(made.audits()[0].findings) == 3
+    assert workers() == []
+    wait_for(lambda: not marked(scratch))
+    assert os.listdir(scratch) == []
+
+
+def test_what_goes_wrong_in_a_worker_is_raised_once_and_ends_the_others(crew, subject, scratch, marked, monkeypatch):
+    def play(scene) -> str:
+        raise ZeroDivisionError
+
+    monkeypatch.setitem(PROBES, "missing-parent", Probe("missing-parent", "Errs.", play))
+    made = crew([subject("exists=wait")], ["regular-file", "missing-parent"], jobs=2)
+    work = made.work()
+    began = time.monotonic()
+    with pytest.raises(ZeroDivisionError):
+        list(work)
     assert time.monotonic() - began < LIMIT
     assert next(work, None) is None
     assert workers() == []

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import signal
+import socket
 import stat
 import sys
+import time
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -15,6 +19,7 @@ from udslab.audit import Subject
 from udslab.audit.ping import Ping
 from udslab.audit.scene import Claim, Scene, Skipped, Start, remove_tree
 from udslab.audit.subject import Places
+from udslab.deadline import Deadline
 from udslab.obstacles import Obstacle, obstacle
 from udslab.state import State
 
@@ -152,7 +157,71 @@ def test_at_the_end_of_the_scene_nothing_lives(scene, marked, directory, monkeyp
     assert not os.path.exists(made.top)
 
 
+def test_when_the_audit_has_no_descriptor_left_the_server_has_not_ended(scene):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with scene() as made:
+        run = made.instance().start("one")
+        spare = [os.dup(0) for _ in range(max(map(int, os.listdir("/proc/self/fd"))))]  # the gaps below the limit
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (max(spare) + 1, hard))
+            with suppress(OSError):
+                while True:
+                    spare.append(os.dup(0))
+            with pytest.raises(OSError, match="EMFILE"):
+                run.settle()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            for fd in spare:
+                os.close(fd)
+        assert run.settle() is Start.SERVES
+
+
 # Whose the path is
+
+
+NOTICES = """
+import os, socket, sys, time
+
+def serve():
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(sys.argv[1])
+    listener.listen()
+    return listener
+
+def is_first():
+    try:
+        os.close(os.open(sys.argv[1] + ".first", os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return False
+    return True
+
+if is_first():
+    listener = serve()
+    own = os.stat(sys.argv[1]).st_ino
+    while not os.path.exists(sys.argv[1]) or os.stat(sys.argv[1]).st_ino == own:
+        time.sleep(0.01)
+    os.unlink(sys.argv[1])
+    again = serve()
+    open(sys.argv[1] + ".again", "x").close()
+else:
+    os.unlink(sys.argv[1])
+    listener = serve()
+time.sleep(3600)
+"""
+
+
+def test_what_the_first_has_bound_anew_is_not_the_seconds(scene, planted):
+    command = [planted()[0], "{dir}/notices.py", "{socket}"]
+    with scene(command=command, files={"notices.py": NOTICES}, ping=None) as made:
+        first, second = made.first(), made.instance().start("the second")
+        deadline = Deadline(PATIENCE)
+        while not os.path.exists(f"{made.path}.again"):
+            assert not deadline.passed
+            time.sleep(0.01)
+        second.settle()
+        assert second.file is None
+        assert made.evidence[-1] == "the socket behind the path is none of the second"
+        assert made.who_serves([first, second]) is first
 
 
 def test_it_is_known_whose_socket_the_path_leads_to(scene):
@@ -162,13 +231,29 @@ def test_it_is_known_whose_socket_the_path_leads_to(scene):
         second = made.instance().start("the second")
         assert second.settle() is Start.SERVES
         assert made.who_serves([first, second]) is second
-        assert made.who_serves([first]) is None
+        with pytest.raises(Skipped, match="none that they are seen to have"):
+            made.who_serves([first])
         assert first.claims() is second.claims() is Claim.BY_NAME
         second.stop()
         assert made.who_serves([first, second]) is None
         assert second.claims() is Claim.NONE
-        with obstacle(Obstacle.LISTENER, made.path):
-            assert made.who_serves([first, second]) is None
+        with obstacle(Obstacle.LISTENER, made.path), pytest.raises(Skipped, match="none that they are seen to have"):
+            made.who_serves([first, second])
+
+
+def test_those_that_accept_are_told_from_a_master_that_holds_the_socket_too(scene):
+    with scene("fork=workers") as made, ExitStack() as clients:
+        first = made.first()
+        with pytest.raises(Skipped, match=r"^it cannot be told which of its processes accept$"):
+            first.accepting()
+        client = clients.enter_context(socket.socket(socket.AF_UNIX))
+        client.connect(made.path)
+        client.sendall(b"ping\n")
+        assert client.recv(100) == b"ping\n"
+        assert set(first.accepting()) == set(first.pids) - {first.process.pid}
+    with scene("fork=helper") as made:
+        first = made.first()
+        assert first.accepting() == [first.process.pid]
 
 
 def test_one_that_was_renamed_into_place_claims_by_another_name_when_it_has_been_replaced(scene):

@@ -18,6 +18,7 @@ from udslab.audit.host import ProcessHost, user_named
 from udslab.audit.ping import PRESETS, Ping
 from udslab.audit.scene import Scene, Start
 from udslab.audit.subject import Subject
+from udslab.audit.verdicts import VERDICTS
 from udslab.errors import ServiceError
 from udslab.subjects import READY, load, ready
 
@@ -44,6 +45,7 @@ def test_a_ready_subject_is_complete(name):
     assert subject.version
     assert re.fullmatch(r"(from Debian \d+ on: )?(apt-get|pip|npm) install [a-z0-9 .-]+", subject.get)
     assert subject.ping or subject.note, "it says why nobody can ask it"
+    assert set(subject.skips) <= set(VERDICTS)
 
 
 @pytest.mark.parametrize("name", SUBJECTS)
@@ -180,6 +182,17 @@ def test_it_says_its_version(subject, host):
             process.__exit__()
 
 
+def test_instances_of_xvfb_at_one_path_meet_at_its_lock(host):
+    subject = SUBJECTS["xvfb"]
+    if missing := subject.missing():
+        pytest.skip(f"{missing} is not installed: {subject.get}")
+    with Scene(subject, host, LIMIT) as scene:
+        serve(scene)
+        second = scene.instance().start("the second")
+        assert second.settle() is Start.EXITED
+        assert "/tmp/.X7-lock" in "\n".join(second.lines())
+
+
 # Files of one's own
 
 
@@ -276,6 +289,7 @@ def test_what_is_not_installed_is_missing(write):
         ('{}\nsetup = "init"', "the subject mine has a setup that is not a list of commands (EINVAL)"),
         ("{}\nfiles = {a = 1}", "the subject mine has a files that is not a table of texts (EINVAL)"),
         ('{}\nlogs = "log"', "the subject mine has a logs that is not a list of texts (EINVAL)"),
+        ("{}\nskips = 3", "the subject mine has a skips that is not a table of texts (EINVAL)"),
         ("{}\nget = true", "the subject mine has a get that is not a text (EINVAL)"),
         ("mine = 3", "PATH: mine is no table (EINVAL): each subject is a table, as in [redis]"),
         ("[mine", f"PATH: Expected ']' at the end of a table declaration (at end of document) (EINVAL): {NO_FILE}"),

@@ -9,10 +9,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from plants import PLANTED, PLANTS, PYTHON, make_capable
+from plants import PLANTED, PLANTS, PYTHON, Plant, make_capable
 
 import udslab
 from udslab.audit import Subject
+from udslab.audit.probes.clients import _Use
 from udslab.audit.verdicts import VERDICTS
 from udslab.scratch import scratch_directory
 
@@ -62,6 +63,101 @@ def test_a_planted_server_is_named_rightly(plant, audit, readable):
     assert {name: finding.facts.get(name) for name in plant.facts} == dict(plant.facts), told
     assert finding.evidence
     assert all(re.search(r"\S", line) for line in finding.evidence)
+
+
+def test_a_server_that_takes_no_other_name_is_asked_about_the_path_that_it_has(audit):
+    """It names its own."""
+    command = [PYTHON, "-S", "-E", "{dir}/planted.py", "perfect", "{parent}/its-own"]
+    subject = Subject(command, files={"planted.py": PLANTED.read_text()}, socket_name="its-own")
+    finding = audit(subject, "error-names-path")
+    assert finding.outcome == "always", finding.describe()
+    assert "/missing/its-own: " in finding.facts["missing parent"]
+
+
+@pytest.mark.parametrize("cut", [90, 95, 107])
+def test_a_path_that_is_cut_in_its_directories_is_truncated(cut, audit):
+    """At 95, the directory of the path of 108 bytes is left, which is no place for a socket; but not of that of 120."""
+    command = [PYTHON, "-S", "-E", "{dir}/planted.py", f"long=cut-{cut}", "{parent}/its-own-sock"]
+    subject = Subject(command, files={"planted.py": PLANTED.read_text()}, socket_name="its-own-sock")
+    finding = audit(subject, "path-length")
+    assert finding.outcome == "truncates", finding.describe()
+    word = "refused" if cut == 95 else "truncated"
+    assert (finding.facts["108"], finding.facts["120"]) == (word, "refused" if cut == 107 else "truncated")
+
+
+@pytest.mark.parametrize(
+    ("probe", "traits", "found"),
+    [
+        ("second-instance", "exists=take-over", r"the first has ended with status 0 meanwhile, .*"),
+        ("second-instance", "exists=take-over-late", r"the first has ended with status 0 meanwhile, .*"),
+        ("first-stops-after-steal", "exists=take-over", r"the first has ended with status 0 meanwhile, .*"),
+        ("second-instance", "exists=give-up,lost=bound-anew", "refused"),
+        ("second-stops", "refused=unlink,lost=bound-anew", "intact"),
+        pytest.param("race-over-stale", "refused=unlink,lost=bound-anew", "exclusive", marks=pytest.mark.soak),
+    ],
+)
+def test_no_path_is_called_lost_that_was_handed_over_or_is_bound_anew(probe, traits, found, audit):
+    finding = audit(subject_of(Plant(probe, "", "", traits)), probe)
+    assert re.fullmatch(found, finding.outcome or finding.why), finding.describe()
+
+
+@pytest.mark.parametrize(
+    ("probe", "traits", "why"),
+    [
+        ("descriptor-exhaustion", "exhausted=end", "it has ended meanwhile by itself"),
+        ("path-length", "long=wait", "it neither works nor says no: it hangs"),
+        ("vanishing-clients", "vanished=ends", "it has ended meanwhile by itself"),
+        pytest.param(
+            *("exit-deletes-foreign", "term=ignore,int=ignore"),
+            "it ends by neither signal, and was killed: it had no chance to remove anything at its end",
+            marks=pytest.mark.soak,
+        ),
+    ],
+)
+def test_what_cannot_be_told_is_skipped(probe, traits, why, audit):
+    finding = audit(subject_of(Plant(probe, "", "", traits)), probe)
+    assert (finding.verdict, finding.why) == ("skip", why), finding.describe()
+    assert "spins" not in finding.facts
+
+
+@pytest.mark.skipif(not ROOT, reason="needs root, for another user's files and servers")
+@pytest.mark.parametrize(
+    ("plant", "why"),
+    [
+        (
+            Plant("foreign-stale", "", "", "exists=give-up", capable=True),
+            "the other user's file is gone, and it does not serve: that is neither to refuse nor to start",
+        ),
+        (
+            Plant("privilege-drop", "", "", "drop=after-bind,term=ignore", as_root=True),
+            "it does not end by SIGTERM, and was killed: it had no chance to remove its file",
+        ),
+    ],
+    ids=lambda each: getattr(each, "probe", ""),
+)
+def test_what_only_root_cannot_tell_is_skipped(plant, why, audit, readable):
+    finding = audit(subject_of(plant, make_capable(readable) if plant.capable else PYTHON), plant.probe)
+    assert (finding.verdict, finding.why) == ("skip", why), finding.describe()
+
+
+@pytest.mark.parametrize(
+    ("threads", "spins"),
+    [
+        ([(1.9, 0.0)], True),
+        ([(0.6, 0.0), (0.6, 0.0)], True),
+        ([(0.3, 1.6)], True),  # it gets no more of a busy machine
+        ([(0.01, 0.06)] * 30, False),
+        ([(0.1, 1.9)], False),
+    ],
+)
+def test_of_many_threads_that_wait_a_little_none_spins(threads, spins):
+    assert _Use(2.0, {str(number): times for number, times in enumerate(threads)}, 0).spins == spins
+
+
+def test_who_serves_200_clients_one_after_the_other_is_given_the_time_for_it(audit):
+    plant = Plant("vanishing-clients", "", "", "clients=one-by-one,vanished=lingers")
+    finding = audit(subject_of(plant), plant.probe)
+    assert finding.outcome == "survives", finding.describe()
 
 
 @pytest.mark.parametrize("type", ["stream", "dgram", "seqpacket"])

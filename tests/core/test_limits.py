@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from udslab.limits import fill_open_files, limit_open_files
+from udslab.limits import fill_open_files, limit_open_files, room_for_files
 from udslab.spawn import end_with_parent
 
 OPENS = """
@@ -75,6 +75,38 @@ def test_the_lowest_free_number_counts(opener):
             files.enter_context(open(os.devnull))
         assert fill_open_files(opener.pid) is not None
     assert opener.opens() == "Too many open files"
+
+
+POLLS = """
+import os, select, sys
+fds = [os.dup(0) for _ in range(20)]
+for fd in fds[:5]:
+    os.close(fd)
+print("here", flush=True)
+sys.stdin.readline()
+poll = select.poll()
+for fd in fds[5:]:
+    poll.register(fd)
+poll.poll(0)
+opened = 0
+try:
+    while True:
+        os.dup(0)
+        opened += 1
+except OSError as error:
+    print(opened, error.strerror, flush=True)
+"""
+
+
+def test_who_polls_more_files_than_the_lowest_free_number_is_told_nothing_wrong():
+    """poll(2) fails with EINVAL if it is asked about more files than the limit, which nobody without room sees."""
+    with subprocess.Popen(
+        [sys.executable, "-S", "-E", "-c", POLLS], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout.readline() == "here\n"
+        assert fill_open_files(process.pid) is not None
+        assert room_for_files(process.pid) == 5
+        assert process.communicate("go\n")[0] == "5 Too many open files\n"
 
 
 def test_a_process_that_has_ended_has_no_limit():

@@ -358,13 +358,48 @@ def test_it_has_no_room_for_another_file_until_it_is_given_back(driver, director
     main = driver.start(*python(source, fifo))
     with open(fifo, "w", buffering=1) as teller:
         driver.said(1)
-        assert driver.ask(op="open_files", room=False) == [main]
+        assert driver.ask(op="open_files", room=False, pids=[main]) == [main]
         teller.write("try\n")
         assert driver.said(2)[-1] == errno.EMFILE
         assert driver.ask(op="open_files", room=True) == [main]
         teller.write("try\n")
         assert driver.said(3)[-1] == 2
         assert driver.ask(op="open_files", room=True) == []
+
+
+def test_who_is_forked_without_room_gets_it_too_and_others_are_left_alone(driver, directory):
+    """The main process keeps its limit, its child has none, and the child's child is forked then."""
+    fifo = directory / "fifo"
+    os.mkfifo(fifo)
+    source = f"""
+import os, signal, sys, time
+print(os.getpid(), flush=True)
+if os.fork():
+    os.wait()
+print(os.getpid(), flush=True)
+open(sys.argv[1]).read()
+if os.fork():
+    os.wait()
+{SAYS}{WAITS}
+"""
+    main = driver.start(*python(source, fifo))
+    child = driver.said(2)[1]
+
+    def limits(pid):
+        with open(f"/proc/{pid}/limits") as file:
+            return next(found for found in file if found.startswith("Max open files"))
+
+    before = limits(main)
+    fd = os.open(fifo, os.O_WRONLY)
+    try:
+        assert driver.ask(op="open_files", room=False, pids=[child]) == [child]
+        assert limits(main) == before != limits(child)
+    finally:
+        os.close(fd)
+    grandchild = driver.said(3)[2]
+    assert limits(grandchild) == limits(child)
+    assert sorted(driver.ask(op="open_files", room=True)) == sorted([child, grandchild])
+    assert limits(main) == limits(child) == limits(grandchild) == before
 
 
 def test_the_end_of_a_daemon_is_told(driver):

@@ -13,7 +13,7 @@ from udslab.audit.scene import LEAST_PATIENCE, START_LIMIT, Host, Scene, Skipped
 from udslab.audit.subject import Subject
 from udslab.audit.verdicts import Verdict
 from udslab.deadline import now
-from udslab.errors import AgentGone, EngineError, UdsError, Unsupported
+from udslab.errors import AgentGone, EngineError, Unsupported
 from udslab.probe import calibrated
 
 __all__ = ["Auditor", "about"]
@@ -57,18 +57,19 @@ class Auditor:
         probe = PROBES[probe] if isinstance(probe, str) else probe
         began = now()
         limit = START_LIMIT if probe.name == "fresh-start" else self._measured()
-        with Scene(self.subject, self.host, limit) as scene:
-            try:
+        scene = Scene(self.subject, self.host, limit)
+        try:
+            with scene:
                 if self._why:
                     raise Skipped(self._why)
                 outcome = probe(scene)
-            except Skipped as reason:
-                return self._finding(probe, scene, began, "", str(reason))
-            except (AgentGone, EngineError):
-                raise
-            except OSError as error:  # a command that is not there; or the audit itself has met with something
-                return self._finding(probe, scene, began, "", str(error))
-            return self._finding(probe, scene, began, outcome)
+        except Skipped as reason:
+            return self._finding(probe, scene, began, "", str(reason))
+        except (AgentGone, EngineError):
+            raise
+        except OSError as error:  # a command that is not there; or the audit itself has met with something
+            return self._finding(probe, scene, began, "", str(error))
+        return self._finding(probe, scene, began, outcome)
 
     @staticmethod
     def _finding(probe: Probe, scene: Scene, began: float, outcome: str, why: str = "") -> Finding:
@@ -78,20 +79,22 @@ class Auditor:
     def _measured(self) -> float:
         """Seconds after which "it did not happen" may be said: ten, or five times its own start, measured once."""
         if self._patience is None:
-            with Scene(self.subject, self.host, START_LIMIT) as scene:
-                try:
+            scene = Scene(self.subject, self.host, START_LIMIT)
+            try:
+                with scene:
                     run = scene.instance().start("the server")
                     start = run.settle()
-                    if start is not Start.SERVES:
-                        self._why = f"it does not start: {scene.evidence[-2]}; {scene.evidence[-1]}"
-                except Skipped as reason:
-                    self._why = str(reason)
-                except (AgentGone, EngineError):
-                    raise
-                except UdsError as error:
-                    self._why = str(error)
-                else:
+            except Skipped as reason:
+                self._why = str(reason)
+            except (AgentGone, EngineError):
+                raise
+            except OSError as error:
+                self._why = str(error)
+            else:
+                if start is Start.SERVES:
                     self._patience = max(LEAST_PATIENCE, 5 * run.took)
+                else:
+                    self._why = f"it does not start: {scene.evidence[-2]}; {scene.evidence[-1]}"
             self._patience = self._patience or LEAST_PATIENCE
         return self._patience
 
@@ -112,5 +115,5 @@ class Auditor:
                     process.__exit__()
         except (AgentGone, EngineError):
             raise
-        except UdsError:
+        except OSError:
             return ""

@@ -15,6 +15,9 @@ from udslab.audit.host import ProcessHost
 from udslab.audit.probes import PROBES
 from udslab.audit.scene import User
 from udslab.audit.subject import Subject
+from udslab.audit.verdicts import Verdict
+from udslab.deadline import now
+from udslab.errors import AgentGone
 
 __all__ = ["Crew"]
 
@@ -42,9 +45,9 @@ class Crew:
         self._user = user
         self._jobs = jobs
         self._found = [_Found() for _ in subjects]
-        self._tasks: queue.SimpleQueue[tuple[int, str] | None] = queue.SimpleQueue()
+        self._tasks: queue.SimpleQueue[tuple[int, str]] = queue.SimpleQueue()
         self._told: queue.SimpleQueue[Union[tuple[int, Finding], BaseException, None]] = queue.SimpleQueue()
-        self._cancelled = False
+        self._cancelled = threading.Event()
 
     @property
     def size(self) -> int:
@@ -54,14 +57,18 @@ class Crew:
     def work(self) -> Generator[tuple[Subject, Finding], None, None]:
         """Play all, and tell of each that is done. When it is left before its end, all that runs is ended.
 
-        Raises what a worker raises."""
+        A probe in which an agent is lost is a ``skip`` with why. Raises what else a worker raises."""
         order = sorted(self.probes, key=lambda name: _LONG.index(name) if name in _LONG else len(_LONG))
         for number, subject in enumerate(self.subjects):
             for name in order if not subject.missing() else ():
                 self._tasks.put((number, name))
+        while not self._tasks.empty():  # again only when all workers have lost their agents
+            yield from self._shift()
+
+    def _shift(self) -> Generator[tuple[Subject, Finding], None, None]:
+        """Let workers play until nothing is left, or none of them has an agent any more."""
         number_of_jobs = min(self._jobs, self._tasks.qsize())
-        for _ in range(number_of_jobs):
-            self._tasks.put(None)
+        self._cancelled.clear()
         with ExitStack() as stack:
             # All of them before any works: a process that is about to become one has, for a moment, the descriptors of
             # this one, and a socket that has just been made stale is not stale yet.
@@ -82,7 +89,7 @@ class Crew:
                     yield self.subjects[number], finding
 
     def _end(self, hosts: Sequence[ProcessHost], workers: Sequence[threading.Thread]) -> None:
-        self._cancelled = True
+        self._cancelled.set()
         for host in hosts:
             host.cancel()
         for worker in workers:
@@ -99,17 +106,30 @@ class Crew:
             self._told.put(None)
 
     def _play(self, host: ProcessHost) -> None:
-        number, auditor = -1, None
-        for task in iter(self._tasks.get, None):
-            if self._cancelled:
+        auditor: Auditor | None = None
+        while not self._cancelled.is_set():
+            try:
+                number, probe = self._tasks.get_nowait()
+            except queue.Empty:
                 return
-            if auditor is None or number != task[0]:
-                number = task[0]
-                auditor = Auditor(self.subjects[number], host)
-                self._found[number].about = self._found[number].about or auditor.about()
-            finding = auditor.audit(task[1])
-            self._found[number].findings[finding.probe] = finding  # here: whoever is interrupted may not hear of it
-            self._told.put((number, finding))
+            subject = self.subjects[number]
+            began = now()
+            try:
+                if auditor is None or auditor.subject is not subject:
+                    auditor = Auditor(subject, host)
+                    self._found[number].about = self._found[number].about or auditor.about()
+                finding = auditor.audit(probe)
+            except AgentGone as error:
+                if self._cancelled.is_set():
+                    return
+                finding = Finding(probe, "", Verdict.SKIP, seconds=now() - began, why=str(error))
+            self._tell(number, finding)
+            if not host.alive:
+                return
+
+    def _tell(self, number: int, finding: Finding) -> None:
+        self._found[number].findings[finding.probe] = finding  # here: whoever is interrupted may not hear of it
+        self._told.put((number, finding))
 
     def audits(self) -> list[Audit]:
         """What is known of each subject: its findings in the probes' order."""

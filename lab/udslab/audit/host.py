@@ -122,6 +122,11 @@ class ProcessHost:
         """See :class:`~udslab.audit.scene.Host`."""
         return self._directories.fresh()
 
+    @property
+    def alive(self) -> bool:
+        """Whether it can start anything more."""
+        return self._zygote.alive
+
     def cancel(self) -> None:
         """End all that runs: whoever waits for it is told (AgentGone). May be called by another thread."""
         self._zygote.cancel()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import select
 import shutil
 import signal
 from collections.abc import Iterator, Mapping, Sequence
@@ -110,8 +112,8 @@ class Server(Protocol):
     def signal_left(self, number: int) -> Sequence[int]:
         """Send a signal to the first process, or those that it has left; the pids."""
 
-    def open_files(self, room: bool) -> Sequence[int]:
-        """Take the room for another open file from all of it, or give it back; the pids."""
+    def open_files(self, room: bool, pids: Sequence[int] = ()) -> Sequence[int]:
+        """Take the room for another open file from these of it, or give it back to all; the pids."""
 
     def kill(self) -> int:
         """SIGKILL to all of it."""
@@ -203,8 +205,16 @@ class Run:
             if self.gone:
                 self._scene.note(f"{self.name} {self.how()} soon after")
                 return Start.EXITED
-            self.file = file_of(Address.parse(self.path))
+            self.file = self._own_file()
         return start
+
+    def _own_file(self) -> tuple[int, int] | None:
+        """Device and inode of the file at its path; None if it is seen that the socket behind that is not its own."""
+        bound = set() if self._scene.host.is_image else _sockets_at(self.path)
+        if bound and all(map(_shows_its_files, self.pids)) and not bound & self.sockets():
+            self._scene.note(f"the socket behind the path is none of {self.name}")
+            return None
+        return file_of(Address.parse(self.path))
 
     def _wait(self, condition: Condition) -> Start:
         try:
@@ -214,9 +224,9 @@ class Run:
             self._scene.note(f"{self.name} neither serves the path nor has ended after {self._scene.patience:.0f} s")
             self._scene.quote(self)
             return Start.HANGS
-        except AgentGone:
-            raise
-        except UdsError:  # ECHILD: it has ended
+        except UdsError as error:
+            if error.errno != errno.ECHILD:  # not it has ended: the audit has met with something
+                raise
             self._scene.note(f"{self.name} {self.how()}")
             self._scene.quote(self)
             return Start.EXITED
@@ -316,6 +326,20 @@ class Run:
     def sockets(self) -> set[int]:
         """The inode numbers of the sockets that its processes have open."""
         return set().union(*map(diag.sockets_of, self.pids))
+
+    def accepting(self) -> list[int]:
+        """The pids of those that accept its clients, as far as can be told when some are connected: those that have the
+        listening socket, but for who leaves its clients to children. Raises Skipped if that cannot be told."""
+        entries = _bound_to(self.path)
+        listening = {entry.inode for entry in entries if entry.listening}
+        accepted = {entry.inode for entry in entries} - listening  # it has the name, and the file, of who accepted it
+        sockets = {pid: diag.sockets_of(pid) for pid in self.pids}
+        holders = [pid for pid, held in sockets.items() if held & listening]
+        serving = [pid for pid in holders if sockets[pid] & accepted]
+        if not serving and len(holders) != 1:
+            raise Skipped("it cannot be told which of its processes accept")
+        masters = {parent for pid in serving for parent in _ancestors(pid)} - set(serving)
+        return [pid for pid in holders if pid not in masters]
 
     def claims(self) -> Claim:
         """Whether it serves by a socket that it has bound to its path, wherever the path leads now."""
@@ -457,30 +481,31 @@ class Scene:
         return found
 
     def who_serves(self, runs: Sequence[Run], path: str | None = None) -> Run | None:
-        """Whose socket the path leads to; None: nobody serves it, or none of these.
+        """Whose socket the path leads to; None: nobody serves it.
 
-        Raises Skipped if that cannot be told."""
+        Raises Skipped if that cannot be told, or it is none of these."""
         where = path or self.path
         deadline = Deadline(_TABLES)
         while status(where).serving:
-            file = file_of(Address.parse(where))
-            # The number of a file cannot be another's as long as a socket is bound to it.
-            known = next((run for run in runs if run.file is not None and run.file == file and not run.gone), None)
-            if known is not None:
-                return known
-            if self.host.is_image:  # whose processes cannot be seen from here
-                return next((run for run in reversed(runs) if run.file is None and not run.gone), None)
-            bound = _sockets_at(where)
-            for run in runs:
-                if bound & run.sockets():
-                    return run
-            if bound or deadline.passed:
-                break
-        else:
-            return None
-        if not bound:
-            raise Skipped("who serves the path cannot be told: the kernel's tables do not show it")
+            # Of an image, the processes cannot be seen from here.
+            bound = set() if self.host.is_image else _sockets_at(where)
+            owner = next((run for run in runs if bound & run.sockets()), None) or self._known(runs, where)
+            if owner is not None:
+                return owner
+            if deadline.passed:
+                why = "it is none that they are seen to have" if bound else "the kernel's tables do not show it"
+                raise Skipped(f"whose socket serves the path cannot be told: {why}")
+            select.select([], [], [], _LOOK_AGAIN)
         return None
+
+    def _known(self, runs: Sequence[Run], path: str) -> Run | None:
+        """Whose the file at a path was: its number cannot be another's as long as a socket is bound to it."""
+        file = file_of(Address.parse(path))
+        living = [run for run in reversed(runs) if not run.gone]
+        known = next((run for run in living if run.file is not None and run.file == file), None)
+        if known is None and self.host.is_image:
+            return next((run for run in living if run.file is None), None)
+        return known
 
     def pin(self, path: str) -> Pinned:
         """The file at a path, by whose number it can be known until the end of the scene."""
@@ -507,22 +532,49 @@ class Scene:
 
 def _sockets_at(path: str) -> set[int]:
     """The inode numbers of the sockets that are bound to what a path leads to."""
+    return {entry.inode for entry in _bound_to(path)}
+
+
+def _bound_to(path: str) -> list[diag.Entry]:
     try:
         fd = os.open(path, os.O_PATH)
-    except OSError:  # it has gone meanwhile
-        return set()
+    except (FileNotFoundError, NotADirectoryError):  # it has gone meanwhile
+        return []
     try:
-        return {entry.inode for entry in diag.sockets_bound_to(fd)}
+        return diag.sockets_bound_to(fd)
     finally:
         os.close(fd)
 
 
+def _ancestors(pid: int) -> Iterator[int]:
+    while pid > 1:
+        fields = _stat(pid)
+        pid = int(fields[1]) if fields else 0
+        yield pid
+
+
+def _stat(pid: int) -> list[str]:
+    """From its state on, the fields of proc_pid_stat(5); none if it has gone."""
+    with suppress(OSError), open(f"/proc/{pid}/stat") as file:
+        return file.read().rpartition(")")[2].split()
+    return []
+
+
+def _shows_its_files(pid: int) -> bool:
+    """Whether it can be seen what a process has open; also if it has ended. Agents of secrets do not let it be seen."""
+    try:
+        os.listdir(f"/proc/{pid}/fd")
+    except PermissionError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
 def _sleeps(pid: int) -> float | None:
     """The processor time that a process has used, in ticks, if it sleeps; None if it runs, or has ended."""
-    with suppress(OSError, IndexError), open(f"/proc/{pid}/stat") as file:
-        fields = file.read().rpartition(")")[2].split()
-        return float(fields[11]) + float(fields[12]) if fields[0] == "S" else None  # proc_pid_stat(5): 3, 14, 15
-    return None
+    fields = _stat(pid)
+    return float(fields[11]) + float(fields[12]) if fields[:1] == ["S"] else None  # the man page's 3, 14, 15
 
 
 def _is_socket(entry: os.DirEntry[str]) -> bool:
@@ -542,8 +594,10 @@ def _list(numbers: Sequence[int]) -> str:
 
 
 def _environment(user: User | None) -> dict[str, str]:
-    """This process's, but for what speaks of this process."""
-    ours = ("NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "TMPDIR")
+    """This process's, but for what speaks of this process, and of places that instances would share: without them, they
+    are in HOME."""
+    places = ("RUNTIME_DIR", "CONFIG_HOME", "CACHE_HOME", "DATA_HOME", "STATE_HOME")
+    ours = ("NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "TMPDIR", *(f"XDG_{place}" for place in places))
     env = {name: value for name, value in os.environ.items() if name not in ours}
     return env if user is None else {**env, "USER": user.name, "LOGNAME": user.name}
 

@@ -70,6 +70,8 @@ class Subject:
     """What is to be known about it, such as why it has no ping."""
     root_command: Sequence[str] = ()
     """A command for root, with the server's own option to become an ordinary user; for the probe privilege-drop."""
+    skips: Mapping[str, str] = field(default_factory=dict)
+    """Probes that would judge how it is started instead, and why."""
     image: str = ""
     """A container image in which it runs, instead of on this machine."""
 
@@ -169,6 +171,7 @@ _FORMS: Mapping[str, tuple[str, Callable[[object], bool]]] = {
     "version": _COMMAND,
     "modules": _LIST,
     "root_command": _COMMAND,
+    "skips": _TABLE,
 }
 """What a field has to be in a table, if that is not a text."""
 

@@ -152,7 +152,7 @@ class Program:
         self.send_signal(number)
         return [self.pid]
 
-    def open_files(self, room: bool) -> list[int]:
+    def open_files(self, room: bool, pids: Sequence[int] = ()) -> list[int]:
         """Nobody's: the limits of a container's processes are the engine's."""
         return []
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import select
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
@@ -15,11 +15,14 @@ from udslab.audit.probes.probe import probe
 from udslab.audit.scene import Run, Scene, Skipped
 from udslab.connection import Connection, connect
 from udslab.deadline import Deadline, now
+from udslab.limits import room_for_files
 
 __all__ = ["descriptor_exhaustion", "half_close", "silent_client", "vanishing_clients"]
 
 _VANISHING = 200
 _SILENT = 8
+_MOST_SILENT = 200
+"""Of those that take what is left of descriptors."""
 _SERVED = 4
 """Clients that have come before, and use descriptors."""
 _WAITING = 8
@@ -32,6 +35,7 @@ _RECOVERY = 40.0
 """Seconds in which it may recover: some sleep for half a minute before they accept again."""
 _BETWEEN = 0.1
 """Seconds between two attempts of a client."""
+_BY_ITSELF = "it has ended meanwhile by itself"
 _SPINNING = 50
 """Percent of a processor from which on a server spins."""
 
@@ -39,25 +43,26 @@ _SPINNING = 50
 @probe("descriptor-exhaustion", asks=True, connects=True, in_image=False)
 def descriptor_exhaustion(scene: Scene) -> str:
     """No descriptor is left for accept(2), then there is room again."""
-    first, ping = _first(scene)
+    first, ping, _ = _first(scene)
     with ExitStack() as clients:
         served = _connect(scene, ping, _SERVED, clients)
         if _answered(served, first, scene.patience) < len(served):
             raise Skipped("it serves one client after the other, and so needs no descriptor for many")
         scene.note(f"{len(served)} clients are connected and served")
-        pids = first.process.open_files(False)
+        pids = first.process.open_files(False, _accepting(scene, first, clients))
         if not pids:
             raise Skipped("the limit of its processes may not be changed from here")
-        scene.note(f"RLIMIT_NOFILE of pid {', '.join(map(str, pids))} is lowered to what they have open")
+        scene.note(f"RLIMIT_NOFILE of pid {', '.join(map(str, pids))}, which accept, is lowered to what they have open")
+        _take_what_is_left(scene, pids, clients)
         before = _Use.of(first)
         waiting = _connect(scene, ping, _WAITING, clients)
         answered = _answered(waiting, first, _PRESSED)
         use = _Use.of(first).since(before)
         if first.gone:
             scene.note(f"{len(waiting)} more connect, {answered} have an answer; it {first.how()}")
-            scene.quote(first)
-            return "dies"
-        scene.facts |= {"cpu_percent": round(use.cpu), "bytes_logged": use.logged, "spins": use.spins}
+            return _dies(scene, first)
+        if use.seconds >= _PRESSED / 2:  # less is too short to tell
+            scene.facts |= {"cpu_percent": round(use.cpu), "bytes_logged": use.logged, "spins": use.spins}
         scene.note(
             f"{len(waiting)} more connect, {answered} have an answer; within {use.seconds:.1f} s the server uses "
             f"{use.cpu:.0f} % of a processor, and writes {use.logged} bytes"
@@ -81,6 +86,49 @@ def _connect(scene: Scene, ping: Ping, number: int, exits: ExitStack) -> list[Co
     return clients
 
 
+def _take_what_is_left(scene: Scene, pids: Sequence[int], exits: ExitStack) -> None:
+    """Clients that say nothing, until the numbers are taken that are free below the limits. Raises Skipped if they
+    are not."""
+    deadline = Deadline(_PRESSED)
+    number = 0
+    while room := sum(map(_room, pids)):
+        if deadline.passed or number + room > _MOST_SILENT:
+            raise Skipped(f"there is room for {room} more files below those that it has open, which no client takes")
+        number += _be_silent(scene, room, exits)
+        select.select([], [], [], _BETWEEN)
+    if number:
+        scene.note(f"{number} clients that say nothing take what was free below")
+
+
+def _accepting(scene: Scene, run: Run, exits: ExitStack) -> list[int]:
+    """The pids of those that accept. If clients that have their answer are connected no longer, others say nothing."""
+    with suppress(Skipped):
+        return run.accepting()
+    scene.note(f"{_be_silent(scene, _SERVED, exits)} clients are connected and say nothing")
+    deadline = Deadline(_PRESSED)
+    while not deadline.passed:
+        with suppress(Skipped):
+            return run.accepting()
+        select.select([], [], [], _BETWEEN)
+    return run.accepting()
+
+
+def _be_silent(scene: Scene, number: int, exits: ExitStack, patience: float = _NO_ROOM) -> int:
+    """Clients that connect and say nothing; for how many the backlog has had room."""
+    connected = 0
+    for _ in range(number):
+        with suppress(OSError):
+            exits.enter_context(connect(scene.path, type=scene.subject.type, timeout=patience))
+            connected += 1
+    return connected
+
+
+def _room(pid: int) -> int:
+    with suppress(OSError):  # it has ended
+        return room_for_files(pid)
+    return 0
+
+
 def _answered(clients: Sequence[socket.socket], run: Run, seconds: float) -> int:
     """How many have an answer, at the latest after so many seconds. Under pressure one may, of whoever is in accept(2),
     which has taken its descriptor before (accept4 in the kernel's net/socket.c)."""
@@ -100,67 +148,65 @@ def _answered(clients: Sequence[socket.socket], run: Run, seconds: float) -> int
 
 @dataclass(frozen=True)
 class _Use:
-    """What a server uses: seconds of processor time, of waiting for a processor, and bytes written."""
+    """What a server uses: seconds of processor time and of waiting for a processor, by thread, and bytes written."""
 
     seconds: float
-    processor: float
-    waiting: float
+    threads: Mapping[str, tuple[float, float]]
     logged: int
 
     @classmethod
     def of(cls, run: Run) -> _Use:
-        """Until now. schedstat counts nanoseconds (the kernel's Documentation/scheduler/sched-stats.rst)."""
-        times = [_schedule(pid) for pid in run.pids]
-        return cls(now(), sum(cpu for cpu, _ in times), sum(wait for _, wait in times), run.written)
+        """Until now."""
+        return cls(now(), {thread: times for pid in run.pids for thread, times in _schedule(pid)}, run.written)
 
     def since(self, before: _Use) -> _Use:
         """Between then and now; nothing of what has ended meanwhile."""
-        return _Use(
-            self.seconds - before.seconds,
-            max(0.0, self.processor - before.processor),
-            max(0.0, self.waiting - before.waiting),
-            self.logged - before.logged,
-        )
+        threads = {}
+        for thread, (processor, waiting) in self.threads.items():
+            used, waited = before.threads.get(thread, (0.0, 0.0))
+            threads[thread] = max(0.0, processor - used), max(0.0, waiting - waited)
+        return _Use(self.seconds - before.seconds, threads, self.logged - before.logged)
 
     @property
     def cpu(self) -> float:
         """Percent of a processor."""
-        return 100 * self.processor / self.seconds
+        return 100 * sum(processor for processor, _ in self.threads.values()) / self.seconds
 
     @property
     def spins(self) -> bool:
-        """Also on a busy machine: there, who spins uses what it gets, and waits for a processor all the rest."""
-        if self.seconds < _PRESSED / 2:  # too short to tell
-            return False
-        wanted = 100 * (self.processor + self.waiting) / self.seconds
-        return self.cpu >= _SPINNING or (wanted >= 90 and self.cpu >= _SPINNING / 4)
+        """Also on a busy machine: there, a thread that spins uses what it gets, and waits for a processor all the rest.
+        Of threads that sleep, each waits a little: that is nothing to add up."""
+        return self.cpu >= _SPINNING or any(
+            processor + waiting >= 0.9 * self.seconds and 100 * processor / self.seconds >= _SPINNING / 4
+            for processor, waiting in self.threads.values()
+        )
 
 
-def _schedule(pid: int) -> tuple[float, float]:
-    cpu = waiting = 0.0
+def _schedule(pid: int) -> Iterator[tuple[str, tuple[float, float]]]:
+    """schedstat counts nanoseconds (the kernel's Documentation/scheduler/sched-stats.rst)."""
     with suppress(OSError):  # it ends
         for thread in os.listdir(f"/proc/{pid}/task"):
             with open(f"/proc/{pid}/task/{thread}/schedstat") as file:
                 used, waited, _ = file.read().split()
-            cpu, waiting = cpu + int(used) / 1e9, waiting + int(waited) / 1e9
-    return cpu, waiting
+            yield thread, (int(used) / 1e9, int(waited) / 1e9)
 
 
 @probe("vanishing-clients", asks=True)
 def vanishing_clients(scene: Scene) -> str:
     """200 clients connect and go."""
-    first, ping = _first(scene)
+    first, ping, took = _first(scene)
     errors = hurry(scene.path, ping, scene.subject.type, _VANISHING)
     scene.facts["errors"] = errors
     told = ", ".join(f"{count} x {name}" for name, count in errors.items()) or "no error"
     scene.note(f"{_VANISHING} clients that wait for nothing have come and gone: {told}")
-    return _still_answers(scene, first, ping, ("survives", "stops-answering"))
+    # Some serve one after the other, and have all of these before the next one.
+    return _still_answers(scene, first, ping, ("survives", "stops-answering"), _VANISHING * took)
 
 
 @probe("half-close", asks=True, connects=True)
 def half_close(scene: Scene) -> str:
     """A client sends its request and shuts down its sending side."""
-    _, ping = _first(scene)
+    _, ping, _ = _first(scene)
     if not ping.send:
         raise Skipped("it speaks first: there is no request after which a client could shut down")
     why = answers(scene.path, ping, scene.subject.type, scene.patience, half_close=True)
@@ -171,27 +217,27 @@ def half_close(scene: Scene) -> str:
 @probe("silent-client", asks=True, connects=True)
 def silent_client(scene: Scene) -> str:
     """Clients that connect and say nothing, while another one asks."""
-    first, ping = _first(scene)
+    first, ping, _ = _first(scene)
     with ExitStack() as clients:
-        for _ in range(_SILENT):
-            with suppress(OSError):  # its backlog is full
-                clients.enter_context(connect(scene.path, type=scene.subject.type, timeout=scene.patience))
+        _be_silent(scene, _SILENT, clients, scene.patience)
         scene.note(f"{_SILENT} clients are connected and say nothing")
         word = _still_answers(scene, first, ping, ("answers", "blocked"))
     if word == "dies":
-        raise Skipped("it has ended meanwhile by itself")
+        raise Skipped(_BY_ITSELF)
     return word
 
 
-def _first(scene: Scene) -> tuple[Run, Ping]:
-    """A server that has answered once. Raises Skipped if it does not."""
+def _first(scene: Scene) -> tuple[Run, Ping, float]:
+    """A server that has answered once, and how many seconds that took. Raises Skipped if it does not."""
     first, ping = scene.first(), scene.subject.ping
     assert isinstance(ping, Ping)
+    began = now()
     why = answers(scene.path, ping, scene.subject.type, scene.patience)
     if why:
         raise Skipped(f"it does not answer the ping undisturbed: {why}")
-    scene.note("it answers a first ping")
-    return first, ping
+    took = now() - began
+    scene.note(f"it answers a first ping after {took:.2f} s")
+    return first, ping, took
 
 
 def _still_answers(scene: Scene, run: Run, ping: Ping, words: tuple[str, str], seconds: float = 0.0) -> str:
@@ -206,8 +252,15 @@ def _still_answers(scene: Scene, run: Run, ping: Ping, words: tuple[str, str], s
             return words[0]
         if run.process.gone_within(_BETWEEN):  # whoever ends turns clients away before it has ended
             scene.note(f"another client has none: {why}; it {run.how()}")
-            scene.quote(run)
-            return "dies"
+            return _dies(scene, run)
         if deadline.passed:
             scene.note(f"another client has none, for {seconds:.0f} s: {why}")
             return words[1]
+
+
+def _dies(scene: Scene, run: Run) -> str:
+    """Raises Skipped if it has ended as one does that has done its work: after so many requests, or without any."""
+    scene.quote(run)
+    if run.how() == "has ended with status 0":
+        raise Skipped(_BY_ITSELF)
+    return "dies"

@@ -7,7 +7,6 @@ import os
 from udslab.audit.probes.probe import probe
 from udslab.audit.scene import Pinned, Scene, Skipped, Start
 from udslab.socktype import open_socket
-from udslab.state import State
 
 __all__ = [
     "directory",
@@ -151,10 +150,10 @@ def foreign_stale(scene: Scene) -> str:
     scene.look(path)
     foreign = scene.pin(path)
     start = scene.instance(path).start("the server", path).settle()
-    found = scene.look(path)
+    scene.look(path)
     if start is Start.SERVES:
         scene.facts["replaced"] = not foreign.is_at(path)
         return "starts"
-    if found.state is State.ABSENT:
-        scene.note("the other user's file is gone")
+    if not foreign.is_at(path):
+        raise Skipped("the other user's file is gone, and it does not serve: that is neither to refuse nor to start")
     return "refused" if start is Start.EXITED else "hangs"

@@ -34,7 +34,7 @@ class Probe:
             return "nobody connects to a datagram server"
         if not self.in_image and scene.host.is_image:
             return "it needs a process of this machine, and this server runs in a container"
-        return ""
+        return scene.subject.skips.get(self.name, "")
 
     def __call__(self, scene: Scene) -> str:
         """Play it. Raises :class:`~udslab.audit.scene.Skipped`."""

@@ -25,8 +25,9 @@ _PAUSE = 0.01
 _MISSED = 0.3
 """Seconds for which a socket counts that was seen: the next dumps of the kernel's tables may miss it."""
 _SETTLED = 2.0
-"""Seconds for which a path must lead to nobody before it is called lost, for some bind anew; and two must have it by
-another name, for who finds out that it is taken has such a socket for a moment."""
+"""Seconds for which two must have a path by another name, for who finds out that it is taken has such a socket for a
+moment. And those for which it must lead to nobody before it is called lost, for some bind anew: if none has, in an
+earlier round, for as long as it is waited at the least."""
 
 
 class _Round(Word):
@@ -42,11 +43,11 @@ class _Round(Word):
 @probe("race-over-stale", in_image=False)
 def race_over_stale(scene: Scene) -> str:
     """Two are started at the same instant over a bare stale file, ten times."""
-    rounds = []
+    rounds: list[_Round] = []
     for number in range(ROUNDS):
         path = os.path.join(scene.make_directory(f"round-{number}"), os.path.basename(scene.path))
         make_stale(scene, path)
-        rounds.append(_race(scene, path, [scene.instance(path), scene.instance(path)]))
+        rounds.append(_race(scene, path, [scene.instance(path), scene.instance(path)], rounds))
     return _outcome(scene, rounds)
 
 
@@ -54,11 +55,11 @@ def race_over_stale(scene: Scene) -> str:
 def race_after_kill(scene: Scene) -> str:
     """The same over all that a killed instance has left, ten times: that one again, and a second one."""
     instances = [scene.instance(), scene.instance()]
-    rounds = []
+    rounds: list[_Round] = []
     for _ in range(ROUNDS):
         if status(scene.path).state is not State.STALE:  # at first, or what the last round has left is something else
             _leave_stale(scene, instances[0])
-        rounds.append(_race(scene, scene.path, instances))
+        rounds.append(_race(scene, scene.path, instances, rounds))
     return _outcome(scene, rounds)
 
 
@@ -78,22 +79,23 @@ def _outcome(scene: Scene, rounds: Sequence[_Round]) -> str:
     return "refuses" if counts[_Round.NONE] == len(rounds) else "races"
 
 
-def _race(scene: Scene, path: str, instances: Sequence[Instance]) -> _Round:
+def _race(scene: Scene, path: str, instances: Sequence[Instance], before: Sequence[_Round]) -> _Round:
     at = now() + _LEAD
     names = ("the first", "the second")
     with ThreadPoolExecutor(len(instances)) as pool:  # each start is told of when it has happened
         runs = list(pool.map(lambda instance, name: instance.start(name, path, at=at), instances, names))
-    found = _watch(scene, path, runs)
+    found = _watch(scene, path, runs, _SETTLED if _Round.PATH_LOST in before else scene.patience)
     for run in runs:
         run.process.kill()
     scene.note(f"a round has ended with {found}")
     return found
 
 
-def _watch(scene: Scene, path: str, runs: Sequence[Run]) -> _Round:
-    """Look until it is decided whose the path is, or patience is at its end."""
+def _watch(scene: Scene, path: str, runs: Sequence[Run], lost: float) -> _Round:
+    """Look until it is decided whose the path is, or patience is at its end. ``lost``: seconds for which it must lead
+    to nobody before it is."""
     deadline = Deadline(scene.patience)
-    doubtful: Deadline | None = None
+    doubt: tuple[_Round, Deadline] | None = None
     seen: dict[Run, tuple[Claim, Deadline]] = {}
     while True:
         living = [run for run in runs if not run.gone]
@@ -115,11 +117,12 @@ def _watch(scene: Scene, path: str, runs: Sequence[Run]) -> _Round:
             found = _Round.PATH_LOST if claims else _Round.NONE
             sure = False
         if not sure and found in (_Round.BOTH, _Round.PATH_LOST):
-            doubtful = doubtful or Deadline(_SETTLED)
-            sure = doubtful.passed
+            if doubt is None or doubt[0] is not found:
+                doubt = found, Deadline(lost if found is _Round.PATH_LOST else _SETTLED)
+            sure = doubt[1].passed
         else:
-            doubtful = None
-        if sure or deadline.passed:
+            doubt = None
+        if sure or (deadline.passed and found is not _Round.PATH_LOST):
             scene.note(f"still running: {', '.join(f'{run.name} (pid {run.pids})' for run in living)}")
             for run, claim in claims.items():
                 scene.note(f"{run.name} serves by a socket that it has bound to the path ({claim})")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 
 from udslab.address import MAX_PATH
 from udslab.audit.probes.in_the_way import make_file
@@ -75,13 +76,17 @@ def _user_name(uid: int | None) -> str:
 @probe("missing-parent")
 def missing_parent(scene: Scene) -> str:
     """Started at a path whose directory is not there."""
-    parent = os.path.join(os.path.dirname(scene.path), "missing")
-    path = os.path.join(parent, os.path.basename(scene.path))
+    path = _in_missing_parent(scene)
     start = scene.instance(path).start("the server").settle()
-    if os.path.isdir(parent):
+    if os.path.isdir(os.path.dirname(path)):
         scene.look(path)
         return "created"
     return "hangs" if start is Start.HANGS else "refused"
+
+
+def _in_missing_parent(scene: Scene) -> str:
+    directory, name = os.path.split(scene.path)
+    return os.path.join(directory, "missing", name)
 
 
 @probe("read-only-directory")
@@ -106,7 +111,11 @@ def path_length(scene: Scene) -> str:
     scene.facts |= {str(length): word for length, word in words.items()}
     longest = [length for length, word in words.items() if word == "listens"]
     scene.facts["max_ok"] = max(longest, default=0) or _longest(scene)
-    return "truncates" if "truncated" in words.values() else "honest"
+    if "truncated" in words.values():
+        return "truncates"
+    if "hangs" in words.values():
+        raise Skipped("it neither works nor says no: it hangs")
+    return "honest"
 
 
 def _longest(scene: Scene) -> int:
@@ -123,27 +132,33 @@ def _longest(scene: Scene) -> int:
 
 def _starts_at_length(scene: Scene, length: int) -> str:
     path = _path_of(scene, length)
-    directory, name = os.path.split(path)
 
     def bound_elsewhere() -> list[str]:
-        return [found for found in scene.sockets(directory) if found != name and name.startswith(found)]
+        """The sockets at what the path begins with."""
+        parts = (path[:size] for size in range(len(scene.top) + 1, len(path)))
+        return [part for part in parts if _is_socket(part)]
 
     def serves_somewhere(path: str) -> bool:
-        serving = status(path).serving
-        return serving or any(status(os.path.join(directory, found)).serving for found in bound_elsewhere())
+        return any(status(place).serving for place in (path, *bound_elsewhere()))
 
     scene.note(f"a path of {length} bytes")
     run = scene.instance(path).start("the server")
     start = run.settle(Check(serves_somewhere))
     cut = bound_elsewhere()
     if cut:
-        size = len(os.fsencode(os.path.join(directory, cut[0])))
-        scene.note(f"it has bound the first {size} bytes of the path instead")
+        scene.note(f"it has bound the first {len(os.fsencode(cut[0]))} bytes of the path instead")
         word = "truncated"
     else:
         word = {Start.SERVES: "listens", Start.EXITED: "refused", Start.HANGS: "hangs"}[start]
     run.kill()
     return word
+
+
+def _is_socket(path: str) -> bool:
+    try:
+        return stat.S_ISSOCK(os.lstat(path).st_mode)
+    except OSError:
+        return False
 
 
 def _path_of(scene: Scene, length: int) -> str:
@@ -169,7 +184,7 @@ def error_names_path(scene: Scene) -> str:
         for what, line in (
             ("live path", _refusal_at_live_path(scene)),
             ("regular file", _refusal_at_file(scene)),
-            ("missing parent", _refusal(scene, os.path.join(os.path.dirname(scene.path), "missing", "sock"))),
+            ("missing parent", _refusal(scene, _in_missing_parent(scene))),
             ("over-long path", _refusal(scene, _path_of(scene, _LENGTHS[-1]))),
         )
         if line is not None
@@ -199,7 +214,7 @@ def _refusal(scene: Scene, path: str) -> str | None:
     if run.settle() is not Start.EXITED:
         run.kill()
         return None
-    part = path[: max(_LEAST_PREFIX, min(len(path), MAX_PATH) - 1)] if len(path) > MAX_PATH else path
+    part = path[:_LEAST_PREFIX] if len(os.fsencode(path)) > MAX_PATH else path
     line = next((line.strip() for line in reversed(run.lines()) if part in line), "")
     scene.note(f"its error names the path: {line[:300]}" if line else "no line of it names the path")
     return line
@@ -233,7 +248,8 @@ def privilege_drop(scene: Scene) -> str:
         "users": sorted({_user_name(uid) for uid in map(_uid_of, run.pids) if uid is not None}),
     }
     scene.note(f"its processes belong to {', '.join(scene.facts['users'])}")
-    run.stop()
+    if not run.stop():
+        raise Skipped("it does not end by SIGTERM, and was killed: it had no chance to remove its file")
     return "removed" if scene.look(path).state is State.ABSENT else "left"
 
 

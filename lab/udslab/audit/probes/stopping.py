@@ -6,7 +6,7 @@ import os
 import signal
 
 from udslab.audit.probes.probe import probe
-from udslab.audit.scene import Scene, Start
+from udslab.audit.scene import Scene, Skipped, Start
 from udslab.obstacles import Obstacle, obstacle
 from udslab.state import State
 
@@ -68,16 +68,20 @@ def kill_main(scene: Scene) -> str:
 @probe("exit-deletes-foreign")
 def exit_deletes_foreign(scene: Scene) -> str:
     """Something else is put at the path while it runs; then SIGTERM, or SIGINT."""
-    deleted = [
+    words = [
         _ends_over(scene, number, kind)
         for number in (signal.SIGTERM, signal.SIGINT)
         for kind in (Obstacle.REGULAR_FILE, Obstacle.LISTENER)
     ]
-    return "deleted" if any(deleted) else "kept"
+    if "deleted" in words:
+        return "deleted"
+    if "kept" not in words:
+        raise Skipped("it ends by neither signal, and was killed: it had no chance to remove anything at its end")
+    return "kept"
 
 
-def _ends_over(scene: Scene, number: int, kind: Obstacle) -> bool:
-    """Whether a server that ends by this signal removes what is not its own."""
+def _ends_over(scene: Scene, number: int, kind: Obstacle) -> str:
+    """Whether a server that ends by this signal removes what is not its own: "deleted", "kept", or "killed"."""
     directory = scene.make_directory(f"{signal.Signals(number).name}-{kind}")
     path = os.path.join(directory, os.path.basename(scene.path))
     first = scene.first(path=path)
@@ -88,8 +92,6 @@ def _ends_over(scene: Scene, number: int, kind: Obstacle) -> bool:
         scene.note(f"a {kind} of somebody else's is put at the path in its place: inode {os.lstat(path).st_ino}")
         ended = first.stop(number)
         scene.look(path)
-        kept = foreign.is_at(path)
-    scene.facts[f"{signal.Signals(number).name} {kind}"] = "kept" if kept else "deleted"
-    if not ended:
-        scene.note("it was killed, and so had no chance to remove anything at its end")
-    return not kept
+        word = "deleted" if not foreign.is_at(path) else "kept" if ended else "killed"
+    scene.facts[f"{signal.Signals(number).name} {kind}"] = word
+    return word

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from udslab.audit.probes.probe import probe
 from udslab.audit.scene import Run, Scene, Skipped, Start
+from udslab.deadline import Deadline
 from udslab.state import State
 
 __all__ = ["first_stops_after_steal", "second_instance", "second_stops"]
+
+_BETWEEN = 0.1
+"""Seconds between two looks at who serves."""
 
 
 @probe("second-instance")
 def second_instance(scene: Scene) -> str:
     """A second one is started while the first serves."""
-    first, second, start = _two(scene)
-    serves = scene.who_serves([first, second])
-    if start is Start.SERVES and serves is second:
-        return "steals"
+    first, second, _ = _two(scene)
+    serves = _who_serves(scene, first, [first, second])
+    # Also who hands the path over, and ends when its clients have gone, is given the time for it.
+    if serves is not first and first.process.gone_within(scene.patience):
+        raise Skipped(f"the first {first.how()} meanwhile, by itself or because the second has told it to")
     if serves is first:
-        return "hangs" if start is Start.HANGS else "refused"
-    if first.gone:
-        raise Skipped("the first has ended meanwhile by itself")
-    return "path-lost"
+        return "refused" if second.gone else "hangs"
+    return "steals" if serves is second else "path-lost"
 
 
 @probe("second-stops")
@@ -36,6 +41,8 @@ def second_stops(scene: Scene) -> str:
 def first_stops_after_steal(scene: Scene) -> str:
     """A second one steals the path, and the first is stopped."""
     first, second, start = _two(scene)
+    if first.gone:
+        raise Skipped(f"the first {first.how()} meanwhile, by itself or because the second has told it to")
     if start is not Start.SERVES or scene.who_serves([first, second]) is not second:
         raise Skipped("the second does not steal the path")
     first.stop()
@@ -51,10 +58,24 @@ def _two(scene: Scene) -> tuple[Run, Run, Start]:
     return first, second, start
 
 
+def _who_serves(scene: Scene, owner: Run, runs: Sequence[Run]) -> Run | None:
+    """Who serves the path; None is said only when it was waited as long as it is, for some bind anew."""
+    deadline = Deadline(scene.patience)
+    while True:
+        found = scene.who_serves(runs)
+        if found is not None or owner.gone:
+            return found
+        if deadline.passed:
+            scene.note(f"nobody serves the path for {scene.patience:.0f} s")
+            return None
+        owner.process.gone_within(_BETWEEN)
+
+
 def _what_is_left(scene: Scene, owner: Run) -> str:
     """What is at the path, when only ``owner`` should be there."""
+    serves = _who_serves(scene, owner, [owner])
     found = scene.look()
-    if scene.who_serves([owner]) is owner:
+    if serves is owner:
         return "intact"
     if owner.gone:
         raise Skipped(f"{owner.name} has ended meanwhile by itself")

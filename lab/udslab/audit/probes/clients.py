@@ -52,7 +52,7 @@ def descriptor_exhaustion(scene: Scene) -> str:
         pids = first.process.open_files(False, _accepting(scene, first, clients))
         if not pids:
             raise Skipped("the limit of its processes may not be changed from here")
-        scene.note(f"RLIMIT_NOFILE of pid {', '.join(map(str, pids))}, which accept, is lowered to what they have open")
+        scene.note(f"RLIMIT_NOFILE of who accepts (pid {', '.join(map(str, pids))}) is lowered to what is open there")
         _take_what_is_left(scene, pids, clients)
         before = _Use.of(first)
         waiting = _connect(scene, ping, _WAITING, clients)

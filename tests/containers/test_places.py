@@ -63,6 +63,9 @@ def test_the_runner_goes_into_any_python_from_3_9(lab, distro):
     except EngineError as error:
         pytest.skip(f"{error}; make it: script/base-images {distro}")
     assert {cell.verdict for cell in measured.cells} == {Verdict.EXPECTED}
+    # What it is called, and what it says of itself: testing has no number, or that of what it will be.
+    assert measured.place["distro"] == distro
+    assert measured.place["release"].startswith("debian")
 
 
 def test_gvisor_is_a_place(lab):

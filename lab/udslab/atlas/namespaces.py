@@ -815,7 +815,13 @@ def _(kit: Kit, type: SocketType) -> object:
         "bound there by the mapped owner": "owner on the disk",
     },
     over=TYPES,
-    needs=(Requirement.ROOT, Requirement.OTHER_USER, Requirement.USER_NAMESPACE, Requirement.PROC),
+    needs=(
+        Requirement.ROOT,
+        Requirement.OTHER_USER,
+        Requirement.SYS_ADMIN,
+        Requirement.USER_NAMESPACE,
+        Requirement.PROC,
+    ),
     since=(5, 12),
     notes="Not every file system can: tmpfs since Linux 6.3.",
 )

@@ -29,7 +29,7 @@ from udslab.atlas.ancillary import ask_for_credentials, receive, send_descriptor
 from udslab.atlas.behaviour import Kind, NotHere, Pair
 from udslab.atlas.kit import Kit, errno_of, outcome
 from udslab.atlas.requirement import Requirement, why_not
-from udslab.atlas.runner import place
+from udslab.atlas.runner import UNSAID, place
 from udslab.deadline import Deadline
 from udslab.socktype import SocketType, open_pair
 
@@ -56,7 +56,6 @@ class Between:
     shares: frozenset[str]
     uids: Mapping[str, int]
     bound: Mapping[str, bool]
-    kernels: Mapping[str, tuple[int, ...]]
 
     def peer(self, side: str) -> dict[str, Any]:
         """What is told of the peer on that side: the pid is known only in a pid namespace that is shared."""
@@ -261,7 +260,7 @@ def _play(each: TwoSided, part: str, side: Side) -> None:
     with suppress(ChildProcessError):
         while os.waitpid(-1, 0)[0]:
             pass
-    _say(json.loads(said) if said.endswith(b"\n") else {"seen": f"no end within {each.limit:g} s"})
+    _say(json.loads(said) if said.endswith(b"\n") else {"seen": f"no end within {each.limit:g} s", "why": UNSAID})
 
 
 def _measure(each: TwoSided, part: Callable[[Side], Any], side: Side, write: int) -> None:
@@ -541,6 +540,9 @@ two_sided(
 
 def _tables_client(side: Side) -> Any:
     side.hear()
+    why = why_not(Requirement.SOCK_DIAG)
+    if why:
+        raise NotHere(why)
     path = os.fsencode(side.at())
     try:
         with open("/proc/net/unix", "rb") as table:
@@ -548,12 +550,9 @@ def _tables_client(side: Side) -> Any:
         seen: dict[str, Any] = {"/proc/net/unix": listed}
     except OSError as error:
         seen = {"/proc/net/unix": errno.errorcode.get(error.errno or 0)}
-    if why_not(Requirement.SOCK_DIAG):
-        seen["sock_diag"] = "not there"
-    else:
-        fd = os.open(path, os.O_PATH | os.O_NOFOLLOW)
-        seen["sock_diag"] = bool(diag.sockets_bound_to(fd))
-        os.close(fd)
+    fd = os.open(path, os.O_PATH | os.O_NOFOLLOW)
+    seen["sock_diag"] = bool(diag.sockets_bound_to(fd))
+    os.close(fd)
     side.tell()
     return seen
 

@@ -221,7 +221,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 def _write(matrix: Matrix) -> Iterator[str]:
-    """The outputs of what is known of a matrix, also by earlier runs; a line about each."""
+    """The outputs of what this lab knows of a matrix, also by earlier runs; a line about each."""
     results = Results(matrix.results)
     found = [results.read(item) for item in matrix.items]
     surveys = [judge(survey) for survey in found if survey is not None]
@@ -230,6 +230,9 @@ def _write(matrix: Matrix) -> Iterator[str]:
         ", ".join(f"{counts[verdict]:,} {verdict}" for verdict in Verdict if counts[verdict]) or "nothing is known yet"
     )
     yield f"{matrix.path.name}: {len(surveys)} of {len(found)} places; {said}"
+    others = sum(survey is None and results.has(item) for item, survey in zip(matrix.items, found, strict=True))
+    if others:
+        yield f"left out: {others} of another lab or of other ids, which were not measured anew"
     for form, file in matrix.outputs.items():
         try:
             file.parent.mkdir(parents=True, exist_ok=True)

@@ -17,9 +17,8 @@ from typing import Any
 import pytest
 
 from pytest_udslab.options import engines
-from udslab.atlas.catalogue import select
 from udslab.atlas.runner import Cell, Verdict
-from udslab.atlas.two_sided import TWO_SIDED
+from udslab.atlas.two_sided import row_of
 from udslab.containers import Engine, Session
 from udslab.errors import ServiceError, UdsError, Unsupported
 from udslab.places.known import judge
@@ -191,8 +190,9 @@ def _told(cells: Sequence[Cell]) -> Iterator[str]:
         yield f"  seen      {json.dumps(cell.seen, ensure_ascii=False)}"
         if cell.why:
             yield f"  why       {cell.why}"
-        known = TWO_SIDED.get((cell.id, cell.variant)) or select([cell.id])[0]
-        yield f"  source    {known.source}"
+        known = row_of(cell.id, cell.variant)
+        if known is not None:
+            yield f"  source    {known.source}"
 
 
 class _SuiteItem(_Item):

@@ -468,7 +468,6 @@ def _(kit: Kit) -> object:
     source="unix(7), SCM_RIGHTS; CPython test_socket, SCMRightsTest",
     expected={"file": "open", "written": "hi"},
     over=BLOCKING,
-    two_sided=True,
 )
 def _(kit: Kit, pair: Pair) -> object:
     left, right = kit.pair(pair)
@@ -527,7 +526,6 @@ def _(kit: Kit, pair: Pair) -> object:
     source="unix(7), SCM_RIGHTS; measured, CPython test_socket has it in part",
     expected={"accepted by": "child", "connection": "child"},
     over=BLOCKING,
-    two_sided=True,
     notes="So a new server can take over from an old one without a client's noticing it.",
 )
 def _(kit: Kit, pair: Pair) -> object:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import functools
 import json
 import os
 import select
@@ -26,14 +27,15 @@ from typing import Any
 
 from udslab import diag, libc
 from udslab.atlas.ancillary import ask_for_credentials, receive, send_descriptors
-from udslab.atlas.behaviour import Kind, NotHere, Pair
+from udslab.atlas.behaviour import Behaviour, Kind, NotHere, Pair
+from udslab.atlas.catalogue import load
 from udslab.atlas.kit import Kit, errno_of, outcome
 from udslab.atlas.requirement import Requirement, why_not
 from udslab.atlas.runner import UNSAID, place
 from udslab.deadline import Deadline
 from udslab.socktype import SocketType, open_pair
 
-__all__ = ["TWO_SIDED", "Between", "Side", "TwoSided", "main", "two_sided"]
+__all__ = ["TWO_SIDED", "Between", "Side", "TwoSided", "main", "row_of", "two_sided"]
 
 MOUNTED = "/f"
 """Where a client that comes late has the server's socket file mounted."""
@@ -107,6 +109,16 @@ def two_sided(
     if (id, variant) in TWO_SIDED:
         raise ValueError(f"there are two behaviours {id}, {variant}")
     TWO_SIDED[id, variant] = TwoSided(id, variant, claim, source, expected, server, client, **more)
+
+
+def row_of(id: str, variant: str) -> Behaviour | TwoSided | None:
+    """What a cell is of: a behaviour between two places, or in one; None for one that is not in the catalogue."""
+    return TWO_SIDED.get((id, variant)) or _in_one_place().get(id)
+
+
+@functools.cache
+def _in_one_place() -> dict[str, Behaviour]:
+    return {each.id: each for each in load()}
 
 
 class Side(Kit):

@@ -70,6 +70,11 @@ class Divergence:
         """Whether it is about such a place."""
         return all(key in place and _fits(place[key], wanted) for key, wanted in self.place.items())
 
+    @property
+    def is_of_pairs(self) -> bool:
+        """Whether it is between two places."""
+        return self.place.get("pair") is True
+
     def is_about(self, id: str) -> bool:
         """Whether it is about that behaviour."""
         return any(fnmatchcase(id, glob) for glob in self.ids)

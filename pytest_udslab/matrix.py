@@ -21,7 +21,7 @@ from udslab.atlas.runner import Cell, Verdict
 from udslab.atlas.two_sided import row_of
 from udslab.containers import Engine, Session
 from udslab.errors import ServiceError, UdsError, Unsupported
-from udslab.places.known import judge
+from udslab.places.known import judge, stale
 from udslab.places.matrix import Item, Matrix, Results
 from udslab.places.suite import Suite
 from udslab.places.survey import Survey
@@ -225,6 +225,10 @@ def _write(matrix: Matrix) -> Iterator[str]:
     results = Results(matrix.results)
     found = [results.read(item) for item in matrix.items]
     surveys = [judge(survey) for survey in found if survey is not None]
+    again: dict[tuple[str, str], list[str]] = {}
+    for item, survey in zip(matrix.items, found, strict=True):
+        for what in stale(survey) if survey else ():
+            again.setdefault(what, []).append(str(item))
     counts = Counter(cell.verdict for survey in surveys for cell in survey.cells)
     said = (
         ", ".join(f"{counts[verdict]:,} {verdict}" for verdict in Verdict if counts[verdict]) or "nothing is known yet"
@@ -233,6 +237,8 @@ def _write(matrix: Matrix) -> Iterator[str]:
     others = sum(survey is None and results.has(item) for item, survey in zip(matrix.items, found, strict=True))
     if others:
         yield f"left out: {others} of another lab or of other ids, which were not measured anew"
+    for (glob, reason), places in again.items():
+        yield f"{glob} is as expected in {', '.join(places)}, though it is known not to be: {reason}"
     for form, file in matrix.outputs.items():
         try:
             file.parent.mkdir(parents=True, exist_ok=True)

@@ -41,6 +41,10 @@ distros = [["debian-12", "debian-12"]]
 runtimes = [["runc", "runsc"]]
 only = ["NSC-22"]
 """
+OWN_KNOWN = """
+import pathlib, udslab.places.known as known
+known.KNOWN = pathlib.Path(__file__).with_name("known.toml")
+"""
 
 
 class Matrices:
@@ -155,13 +159,26 @@ def test_nothing_is_written_when_items_are_only_collected(matrix):
     )
 
 
+STALE = """
+[[divergence]]
+place.user = "nobody"
+ids = ["NAM-01"]
+reason = "it was so once"
+"""
+
+
+def test_a_known_divergence_that_is_none_any_more_is_told(matrix):
+    matrix.pytester.makefile(".toml", known=STALE)
+    matrix.pytester.makeconftest(OWN_KNOWN)
+    matrix.run(SMALL).assert_outcomes(passed=2)
+    place = "debian-12/runc/nobody/overlay"
+    assert f"NAM-01 is as expected in {place}, though it is known not to be: it was so once" in matrix.output
+    assert matrix.output.count("it was so once") == 1
+
+
 def test_an_unknown_divergence_fails_with_what_was_expected_and_seen_and_the_source(matrix):
-    known = matrix.pytester.path / "known.toml"
-    known.write_text("")
-    conftest = (
-        "import pathlib, udslab.places.known as known\nknown.KNOWN = pathlib.Path(__file__).with_name('known.toml')\n"
-    )
-    matrix.pytester.makeconftest(conftest)
+    matrix.pytester.makefile(".toml", known="")
+    matrix.pytester.makeconftest(OWN_KNOWN)
     result = matrix.run(DIFFERS)
     if result.parseoutcomes().get("skipped"):
         pytest.skip("the engine has no gVisor")

@@ -165,6 +165,16 @@ class _PlaceItem(_Item):
     def __init__(self, *, item: Item, **options: Any) -> None:
         super().__init__(**options)
         self._item = item
+        self._measured = 0
+
+    def _advance(self, cell: Cell) -> None:
+        """Show a colon for every hundred cells, unless this is a worker, which has no terminal."""
+        self._measured += 1
+        plugins = self.config.pluginmanager
+        reporter, capture = plugins.get_plugin("terminalreporter"), plugins.get_plugin("capturemanager")
+        if self._measured % 100 == 0 and reporter is not None and capture is not None:
+            with capture.global_and_fixture_disabled():
+                reporter.write(":", flush=True)
 
     def work(self) -> None:
         """Measure, unless that is known; fail for what is not as expected and not known to be so."""
@@ -174,7 +184,7 @@ class _PlaceItem(_Item):
         key = self._item.key(session)
         known = None if run.fresh else results.read(self._item, key)
         if known is None:
-            known = self._item.measure(session)
+            known = self._item.measure(session, self._advance)
             results.write(self._item, key, known)
         bad = [cell for cell in judge(known).cells if cell.verdict is Verdict.UNEXPECTED]
         if bad:

@@ -12,6 +12,8 @@ import time
 
 import pytest
 
+from udslab.atlas.catalogue import select
+from udslab.atlas.runner import count
 from udslab.containers import Engine, find
 from udslab.places.container import Place
 from udslab.places.matrix import Item, Matrix, Results
@@ -147,6 +149,16 @@ def test_workers_share_the_items(matrix):
     assert len(matrix.surveys()) == 4
     assert "[gw0]" in matrix.output
     assert "[gw1]" in matrix.output
+
+
+def test_a_place_with_many_cells_shows_that_it_goes_on(matrix):
+    text = SMALL.replace("NAM-01", "STR-*").replace('"root", ', "")
+    number = count(select(["STR-*"]))
+    assert number >= 100
+    matrix.run(text, "-v").assert_outcomes(passed=1)
+    assert f"m.toml::debian-12/runc/nobody/overlay {':' * (number // 100)}PASSED" in matrix.output
+    matrix.run(text, "-v", "--fresh", "-p", "xdist", "-n", "1").assert_outcomes(passed=1)
+    assert ":PASSED" not in matrix.output
 
 
 def test_nothing_is_written_when_items_are_only_collected(matrix):

@@ -34,6 +34,7 @@ from pathlib import Path
 from typing import Any, Union
 
 from udslab.atlas.catalogue import select
+from udslab.atlas.runner import Cell
 from udslab.containers import Session
 from udslab.containers.bundle import contents
 from udslab.errors import ServiceError
@@ -87,11 +88,11 @@ class Item:
         runtimes = [info.get("Runtimes", {}).get(place.runtime) for place in self._places]
         return _hash([self.lab, ids, engine.version, info.get("KernelVersion"), runtimes])
 
-    def measure(self, session: Session) -> Survey:
+    def measure(self, session: Session, advance: Callable[[Cell], object]) -> Survey:
         """Raises as :func:`udslab.places.container.survey`."""
         if isinstance(self.where, Place):
-            return survey(session, self.where, self.only, jobs=self.jobs)
-        return survey_pair(session, self.where, self.only)
+            return survey(session, self.where, self.only, jobs=self.jobs, advance=advance)
+        return survey_pair(session, self.where, self.only, advance=advance)
 
 
 def _hash(what: Any) -> str:

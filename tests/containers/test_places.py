@@ -50,6 +50,12 @@ def test_root_has_the_engines_capabilities_and_bare_root_none(lab):
     assert by_mode["bare-root"].why.startswith("no capability dac-override")
 
 
+def test_the_engines_filter_of_calls_is_measured_where_there_is_one(lab):
+    filtered, free = (survey(lab, Place(DISTRO, "runc", user), ["LSM-06"]).cells for user in ("user", "userns"))
+    assert {cell.verdict for cell in filtered} == {Verdict.EXPECTED}
+    assert {cell.why for cell in free} == {"no seccomp filter"}
+
+
 def test_each_cell_is_told_as_soon_as_it_is_known(lab):
     told = []
     measured = survey(lab, Place(DISTRO), NAMES, advance=told.append)

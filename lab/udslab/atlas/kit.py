@@ -231,8 +231,7 @@ class Kit:
     def socket(
         self, type: Union[SocketType, str] = SocketType.STREAM, bind: Any = None, listen: int | None = None
     ) -> Socket:
-        """A blocking socket that waits five seconds at the most, unless it is told otherwise: bound, and listening with
-        that backlog, if these are given."""
+        """A blocking socket: bound, and listening with that backlog, if these are given."""
         sock: Socket = self.close_at_end(socket.socket(socket.AF_UNIX, SocketType(type).constant))
         if bind is not None:
             sock.bind(bind)

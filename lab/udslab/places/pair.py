@@ -174,9 +174,9 @@ class _Sides:
         seen = {name: results[name]["seen"] for name in ("server", "client")}
         why = "; ".join(f"{name}: {result['why']}" for name, result in results.items() if result.get("why"))
         cell = _cell(each, each.expected(self._between()), seen, None, why, began)
-        old = [too_old(each.since, told["kernel"], "gvisor" in told) for told in self.told.values()]
-        if any(old) and cell.verdict is not Verdict.EXPECTED:
-            return replace(cell, seen=None, verdict=Verdict.NOT_APPLICABLE, why="; ".join(filter(None, old)))
+        old = {too_old(each.since, told["kernel"], "gvisor" in told) for told in self.told.values()} - {""}
+        if old and cell.verdict is not Verdict.EXPECTED:
+            return replace(cell, seen=None, verdict=Verdict.NOT_APPLICABLE, why="; ".join(sorted(old)))
         return cell
 
     def _play(self, each: TwoSided, directory: str) -> dict[str, dict[str, Any]]:

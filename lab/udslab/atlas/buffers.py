@@ -158,7 +158,8 @@ def _(kit: Kit, pair: Pair) -> object:
     source="kernel net/core/sock.c, sock_alloc_send_pskb and skb_set_owner_w; measured; no suite covers it",
     expected={"1 byte": 278, "4 KiB": 180_224, "1 MiB": 219_264},
     over=STREAMS,
-    notes="With SO_SNDBUF at 212,992. Those of Linux 6.18 with pages of 4 KiB: do not count on them.",
+    notes="Of Linux 6.18.44, with pages of 4 KiB and SO_SNDBUF at 212,992. They follow from the size of its "
+    "structures, and other kernels can differ: do not count on them.",
 )
 def _(kit: Kit, pair: Pair) -> object:
     seen = {}

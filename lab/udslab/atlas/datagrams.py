@@ -448,7 +448,6 @@ def _(kit: Kit, pair: Pair) -> object:
     source="kernel net/unix/af_unix.c, unix_create1; measured; no suite covers it",
     expected={"made before": 1, "made after": 4},
     needs=Requirement.NET_NAMESPACE,
-    two_sided=True,
     notes="The receiver's network namespace counts. Measured in a new one, with 3.",
 )
 def _(kit: Kit) -> object:

@@ -163,6 +163,7 @@ def _(kit: Kit, kind: Kind) -> object:
     source="gVisor test/syscalls/linux/socket_unix_non_stream.cc, SendTimeout; measured",
     expected={"waits": True, "after one is taken": 4, "and is the last": True},
     over=_NAMED,
+    limit=10,
 )
 def _(kit: Kit, kind: Kind) -> object:
     receiver = _receiver(kit, kind)
@@ -622,6 +623,7 @@ def _(kit: Kit, kind: Kind) -> object:
     source="gVisor test/syscalls/linux/socket_unix_dgram.cc, IncreasedSocketSendBufUnblocksWrites",
     expected={"waits": True, "sent": 4},
     over=tuple(pair for pair in _DATAGRAMS if pair.blocking),
+    limit=10,
 )
 def _(kit: Kit, pair: Pair) -> object:
     left, _ = kit.pair(pair)

@@ -17,12 +17,11 @@ from typing import Any
 import pytest
 
 from pytest_udslab.options import engines
-from udslab.atlas.catalogue import select
 from udslab.atlas.runner import Cell, Verdict
-from udslab.atlas.two_sided import TWO_SIDED
+from udslab.atlas.two_sided import row_of
 from udslab.containers import Engine, Session
 from udslab.errors import ServiceError, UdsError, Unsupported
-from udslab.places.known import judge
+from udslab.places.known import judge, stale
 from udslab.places.matrix import Item, Matrix, Results
 from udslab.places.suite import Suite
 from udslab.places.survey import Survey
@@ -166,6 +165,16 @@ class _PlaceItem(_Item):
     def __init__(self, *, item: Item, **options: Any) -> None:
         super().__init__(**options)
         self._item = item
+        self._measured = 0
+
+    def _advance(self, cell: Cell) -> None:
+        """Show a colon for every hundred cells, unless this is a worker, which has no terminal."""
+        self._measured += 1
+        plugins = self.config.pluginmanager
+        reporter, capture = plugins.get_plugin("terminalreporter"), plugins.get_plugin("capturemanager")
+        if self._measured % 100 == 0 and reporter is not None and capture is not None:
+            with capture.global_and_fixture_disabled():
+                reporter.write(":", flush=True)
 
     def work(self) -> None:
         """Measure, unless that is known; fail for what is not as expected and not known to be so."""
@@ -175,7 +184,7 @@ class _PlaceItem(_Item):
         key = self._item.key(session)
         known = None if run.fresh else results.read(self._item, key)
         if known is None:
-            known = self._item.measure(session)
+            known = self._item.measure(session, self._advance)
             results.write(self._item, key, known)
         bad = [cell for cell in judge(known).cells if cell.verdict is Verdict.UNEXPECTED]
         if bad:
@@ -191,8 +200,9 @@ def _told(cells: Sequence[Cell]) -> Iterator[str]:
         yield f"  seen      {json.dumps(cell.seen, ensure_ascii=False)}"
         if cell.why:
             yield f"  why       {cell.why}"
-        known = TWO_SIDED.get((cell.id, cell.variant)) or select([cell.id])[0]
-        yield f"  source    {known.source}"
+        known = row_of(cell.id, cell.variant)
+        if known is not None:
+            yield f"  source    {known.source}"
 
 
 class _SuiteItem(_Item):
@@ -221,15 +231,24 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 def _write(matrix: Matrix) -> Iterator[str]:
-    """The outputs of what is known of a matrix, also by earlier runs; a line about each."""
+    """The outputs of what this lab knows of a matrix, also by earlier runs; a line about each."""
     results = Results(matrix.results)
     found = [results.read(item) for item in matrix.items]
     surveys = [judge(survey) for survey in found if survey is not None]
+    again: dict[tuple[str, str], list[str]] = {}
+    for item, survey in zip(matrix.items, found, strict=True):
+        for what in stale(survey) if survey else ():
+            again.setdefault(what, []).append(str(item))
     counts = Counter(cell.verdict for survey in surveys for cell in survey.cells)
     said = (
         ", ".join(f"{counts[verdict]:,} {verdict}" for verdict in Verdict if counts[verdict]) or "nothing is known yet"
     )
     yield f"{matrix.path.name}: {len(surveys)} of {len(found)} places; {said}"
+    others = sum(survey is None and results.has(item) for item, survey in zip(matrix.items, found, strict=True))
+    if others:
+        yield f"left out: {others} of another lab or of other ids, which were not measured anew"
+    for (glob, reason), places in again.items():
+        yield f"{glob} is as expected in {', '.join(places)}, though it is known not to be: {reason}"
     for form, file in matrix.outputs.items():
         try:
             file.parent.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,7 @@ import re
 import pytest
 
 from udslab.atlas.catalogue import select
-from udslab.atlas.runner import Cell, Verdict
+from udslab.atlas.runner import UNSAID, Cell, Verdict
 from udslab.errors import ServiceError
 from udslab.places.known import KNOWN, Divergence, judge, known, load, stale
 from udslab.places.survey import Survey
@@ -33,7 +33,7 @@ def test_each_that_comes_with_the_lab_is_about_something_and_says_what(divergenc
 
 
 def test_no_behaviour_is_in_two_for_the_same_places():
-    seen = [(tuple(each.place.items()), id) for each in known() for id in each.ids]
+    seen = [(tuple(each.place.items()), id, each.variants) for each in known() for id in each.ids]
     assert len(seen) == len(set(seen))
     assert load(KNOWN) == known()
 
@@ -63,9 +63,31 @@ def test_what_is_unexpected_is_known_where_that_is_known(place, given, verdict):
 
 def test_judging_twice_is_judging_once_and_keeps_what_the_runner_said():
     survey = Survey(GVISOR, (cell(why="line 3 of f"),))
-    once = judge(survey, [IS_LATER])
+    fails = dataclasses.replace(IS_LATER, seen=('"EPERM"',))
+    once = judge(survey, [fails])
     assert once.cells[0].why == "it comes later (https://issues.example/1); line 3 of f"
-    assert judge(once, [IS_LATER]) == once
+    assert judge(once, [fails]) == once
+
+
+@pytest.mark.parametrize(
+    ("seen", "why", "globs", "is_known"),
+    [
+        ("EPERM", "", [], True),
+        ("no end within 2.5 s", UNSAID, [], False),
+        ("ended by SIGSEGV", UNSAID, [], False),
+        ("RuntimeError: not full", "line 3 of f", [], False),
+        ("no end within 2.5 s", UNSAID, ['"no end *'], True),
+        ("ended by SIGSEGV", UNSAID, ['"no end *'], False),
+        ({"a": [1, True], "b": None}, "", ['{"a":[[]1,true],"b":null}'], True),
+        ({"a": [1, True], "b": "x"}, "", ['{"a":[[]1,true],"b":null}'], False),
+        ({"a": 1, "b": 2}, "", ["3", '*"b":2*'], True),
+    ],
+)
+def test_a_measurement_that_has_failed_is_known_only_where_that_is_what_is_to_be_seen(seen, why, globs, is_known):
+    given = dataclasses.replace(cell(why=why), seen=seen)
+    divergence = dataclasses.replace(IS_LATER, seen=tuple(globs))
+    (judged,) = judge(Survey(GVISOR, (given,)), [divergence]).cells
+    assert (judged.verdict is Verdict.KNOWN) is is_known
 
 
 def test_places_are_told_by_globs_of_all_keys_that_are_given():
@@ -106,7 +128,7 @@ def test_a_file_of_ones_own_is_read(tmp_path):
     [
         ("[[divergence]", "at line 1"),
         ("divergence = 1", "each with place, ids and reason"),
-        ("divergence = [1]", "a divergence has the keys place, ids, reason, issue, variants"),
+        ("divergence = [1]", "a divergence has the keys place, ids, reason, issue, variants, seen"),
         (GOOD.replace("reason", "because"), "a divergence has the keys"),
         (GOOD.replace('"it comes later"', '""'), "a divergence needs reason"),
         (GOOD.replace('["LSN-04"]', "[]"), "a divergence needs ids"),
@@ -114,8 +136,9 @@ def test_a_file_of_ones_own_is_read(tmp_path):
         (GOOD.replace("place.gvisor = true", ""), "a divergence needs place"),
         (GOOD.replace("place.gvisor = true", 'place = "gVisor"'), "a divergence needs place"),
         (GOOD.replace("true", "[1]"), "a divergence's place has texts and truths"),
-        (GOOD + "variants = 3", "a divergence's variants are a list of texts"),
-        (GOOD.replace('"LSN-04"', "4"), "a divergence's ids are a list of texts"),
+        (GOOD + "variants = 3", "a divergence's variants: a list of texts"),
+        (GOOD + 'seen = "*"', "a divergence's seen: a list of texts"),
+        (GOOD.replace('"LSN-04"', "4"), "a divergence's ids: a list of texts"),
         (GOOD + "issue = 3", "a divergence's issue is a text"),
         ("\udcff", "invalid start byte"),
     ],

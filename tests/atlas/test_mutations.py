@@ -66,10 +66,10 @@ def test_the_runner_notices_every_measurement_that_is_flipped():
     [
         ("bind", errno.ENOTDIR, ["BND-0*", "NAM-0*"]),
         ("listen", errno.EISCONN, ["LSN-0*"]),
-        ("shutdown", errno.ENOTCONN, ["SHU-08", "SHU-09", "SHU-1[0134]"]),
+        ("shutdown", errno.ENOTCONN, ["SHU-08", "SHU-09", "SHU-1[0134]", "LSM-06"]),
         ("getsockname", errno.ENOTSOCK, ["UNN-0[1-5]", "ABS-02", "ABS-05"]),
         ("getpeername", errno.ENOTSOCK, ["UNN-0[1-3]", "UNN-05"]),
-        ("socketpair", errno.EMFILE, ["UNN-01", "UNN-04", "UNN-06"]),
+        ("socketpair", errno.EMFILE, ["UNN-01", "UNN-04", "UNN-06", "LSM-06"]),
     ],
 )
 def test_a_call_that_fails_is_noticed_by_every_row_that_makes_it(environment, call, number, ids):

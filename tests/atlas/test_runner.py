@@ -17,8 +17,9 @@ import pytest
 
 from udslab.atlas.behaviour import Behaviour, ByKernel, Either, NotHere
 from udslab.atlas.catalogue import select
+from udslab.atlas.kit import kernel, version
 from udslab.atlas.requirement import Requirement, why_not
-from udslab.atlas.runner import Verdict, count, matches, place, run
+from udslab.atlas.runner import UNSAID, Verdict, count, matches, place, run
 from udslab.spawn import Process
 
 
@@ -29,6 +30,10 @@ def made(measure, expected: Any = "ok", **fields: Any) -> Behaviour:
 def cell_of(measure, expected: Any = "ok", **fields: Any):
     (cell,) = run([made(measure, expected, **fields)])
     return cell
+
+
+def not_here(kit) -> None:
+    raise NotHere("no such thing")
 
 
 def gone(pid: int) -> bool:
@@ -86,7 +91,7 @@ def test_what_takes_too_long_is_ended_with_all_that_it_has_started(directory):
     began = time.monotonic()
     cell = cell_of(hangs, limit=0.5)
     assert time.monotonic() - began < 5
-    assert (cell.seen, cell.verdict) == ("no end within 0.5 s", Verdict.UNEXPECTED)
+    assert (cell.seen, cell.verdict, cell.why) == ("no end within 0.5 s", Verdict.UNEXPECTED, UNSAID)
     assert gone(int((directory / "child").read_text()))
     assert not Path((directory / "where").read_text()).parent.exists()
 
@@ -107,6 +112,7 @@ def test_what_takes_too_long_is_ended_with_all_that_it_has_started(directory):
 def test_what_dies_says_how_and_is_unexpected(dies, seen):
     cell = cell_of(dies)
     assert (cell.seen, cell.verdict) == (seen, Verdict.UNEXPECTED)
+    assert cell.why  # without it a known divergence would cover it
 
 
 def test_an_exception_says_where():
@@ -150,19 +156,41 @@ def test_much_is_read_whole():
 
 
 def test_what_cannot_be_measured_says_why():
-    def cannot(kit):
-        raise NotHere("no such thing")
-
-    cell = cell_of(cannot)
+    cell = cell_of(not_here)
     assert (cell.verdict, cell.why, cell.seen) == (Verdict.NOT_APPLICABLE, "no such thing", None)
-    cell = cell_of(lambda kit: kit.in_child(lambda: cannot(kit)))
+    cell = cell_of(lambda kit: kit.in_child(lambda: not_here(kit)))
     assert (cell.verdict, cell.why) == (Verdict.NOT_APPLICABLE, "no such thing")
 
 
-def test_what_the_kernel_is_too_old_for_is_not_measured():
-    cell = cell_of(lambda kit: 1 / 0, since=(99, 1))
-    assert cell.verdict is Verdict.NOT_APPLICABLE
+@pytest.mark.parametrize("measure", [lambda kit: 1 / 0, lambda kit: "ENOPROTOOPT", not_here])
+def test_what_an_old_kernel_does_otherwise_is_not_applicable(measure):
+    cell = cell_of(measure, since=(99, 1))
+    assert (cell.verdict, cell.seen) == (Verdict.NOT_APPLICABLE, None)
     assert cell.why == f"Linux 99.1 or newer; this is {os.uname().release}"
+
+
+def test_what_was_brought_back_to_an_old_kernel_is_as_expected():
+    cell = cell_of(lambda kit: "ok", ByKernel({(99, 1): "ok", (99, 2): "EPERM"}), since=(99, 1))
+    assert (cell.verdict, cell.expected, cell.why) == (Verdict.EXPECTED, "ok", "")
+
+
+def test_what_lacks_a_need_is_not_tried_whatever_the_kernel_is(tmp_path):
+    lacking = next(need for need in (Requirement.ROOT, Requirement.NOT_ROOT) if why_not(need))
+    tried = tmp_path / "tried"
+    cell = cell_of(lambda kit: tried.touch(), None, since=(99, 1), needs=frozenset([lacking]))
+    assert cell.verdict is Verdict.NOT_APPLICABLE
+    assert not tried.exists()
+
+
+def test_gvisor_is_compared_with_the_newest_linux(monkeypatch):
+    assert version("6.18.44-fc", False) == (6, 18, 44)
+    assert version("4.4.0", False) < (6, 5)
+    monkeypatch.setattr("udslab.atlas.kit.is_gvisor", lambda: True)
+    assert all(kernel() > each.since for each in select())
+    monkeypatch.setattr("udslab.atlas.runner.is_gvisor", lambda: True)
+    changed = ByKernel({(0,): "EPERM", (99, 1): "ok"})
+    assert cell_of(lambda kit: "EPERM", changed, since=(99, 1)).verdict is Verdict.UNEXPECTED
+    assert cell_of(lambda kit: "ok", changed, since=(99, 1)).verdict is Verdict.EXPECTED
 
 
 @pytest.mark.parametrize("need", Requirement)

@@ -175,6 +175,32 @@ def test_in_a_place_that_is_known_for_it_a_divergence_is_known(cli, file):
     assert "  known in\n    debian 12 gVisor: 1 of 2: stream" in done.stdout.decode()
 
 
+def test_what_is_known_between_two_places_is_shown_there_alone(cli, file):
+    claims = {"": "in one place", "SO_PEERPIDFD, two places": "between two"}
+    cells = [
+        {"id": "NSC-05", "variant": variant, "claim": claim, "seen": "ok", "verdict": "expected"}
+        for variant, claim in claims.items()
+    ]
+    done = cli("atlas", "show", "NSC-05", "--of", file("a", survey(cells)))
+    one, two = done.stdout.decode().split("\n\n")
+    assert one.startswith("NSC-05  in one place\n")
+    assert "where gvisor is true:" in one
+    assert "pair is true" not in one
+    assert two.startswith("NSC-05  between two\n")
+    assert "where gvisor is true:" not in two
+    assert 'where pair is true, runtime is "runsc → *":' in two
+    assert "  kernel    Linux 6.5 or newer\n" in two
+
+
+def test_what_differs_is_shown_first(cli, file):
+    known = [{"id": "BND-01", "seen": "ok", "verdict": "expected", "variant": ""}]
+    differing = [{"id": "LIF-15", "seen": seen, "verdict": "expected", "variant": ""} for seen in (True, False)]
+    files = [file(name, survey([*known, cell])) for name, cell in zip("ab", differing, strict=True)]
+    done = cli("atlas", "show", "BND-01", "LIF-15", "--of", *files)
+    printed = done.stdout.decode()
+    assert printed.index("LIF-15  ") < printed.index("BND-01  ")
+
+
 def test_what_is_not_in_the_files_is_said(cli, complaint, file):
     done = cli("atlas", "show", "UNN-01", "--of", file("a", survey()))
     assert "nothing was measured of UNN-01" in complaint(done, status=2)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
 
 from udslab.cli.matrix import _engines
 from udslab.errors import ServiceError
+from udslab.places.container import VOLUMES, Place
+from udslab.places.images import distributions
 from udslab.places.matrix import Matrix
+from udslab.places.pair import Pair
 
 WRONG = {
     "no TOML": ("distros = [", "m.toml: "),
@@ -67,6 +71,19 @@ WRONG = {
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     return tmp_path / "m.toml"
+
+
+def test_the_labs_own_matrix_has_all_runtimes_with_each_other_and_gvisor_in_each_distribution():
+    items = Matrix.load(Path(__file__).parents[2] / "lab" / "images" / "matrix.toml").items
+    pairs = [item.where for item in items if isinstance(item.where, Pair)]
+    places = {item.where: item for item in items if isinstance(item.where, Place)}
+    runtimes = ("runc", "runsc", "runsc-uds")
+    assert {(pair.server.runtime, pair.client.runtime) for pair in pairs} == set(itertools.product(runtimes, runtimes))
+    debians = {distro for distro in distributions() if distro.startswith("debian")}
+    for runtime in ("runc", "runsc"):
+        assert {place.distro for place in places if place.runtime == runtime} == debians
+    assert {place.volume for place in places} == set(VOLUMES)
+    assert {item.jobs for place, item in places.items() if place.runtime != "runc"} == {8}
 
 
 @pytest.mark.parametrize("name", WRONG)

@@ -50,6 +50,12 @@ def test_root_has_the_engines_capabilities_and_bare_root_none(lab):
     assert by_mode["bare-root"].why.startswith("no capability dac-override")
 
 
+def test_the_engines_filter_of_calls_is_measured_where_there_is_one(lab):
+    filtered, free = (survey(lab, Place(DISTRO, "runc", user), ["LSM-06"]).cells for user in ("user", "userns"))
+    assert {cell.verdict for cell in filtered} == {Verdict.EXPECTED}
+    assert {cell.why for cell in free} == {"no seccomp filter"}
+
+
 def test_each_cell_is_told_as_soon_as_it_is_known(lab):
     told = []
     measured = survey(lab, Place(DISTRO), NAMES, advance=told.append)
@@ -63,6 +69,9 @@ def test_the_runner_goes_into_any_python_from_3_9(lab, distro):
     except EngineError as error:
         pytest.skip(f"{error}; make it: script/base-images {distro}")
     assert {cell.verdict for cell in measured.cells} == {Verdict.EXPECTED}
+    # What it is called, and what it says of itself: testing has no number, or that of what it will be.
+    assert measured.place["distro"] == distro
+    assert measured.place["release"].startswith("debian")
 
 
 def test_gvisor_is_a_place(lab):

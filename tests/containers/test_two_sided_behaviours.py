@@ -3,9 +3,11 @@ that ends does not hold up the other."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -15,14 +17,13 @@ from udslab.atlas.two_sided import TWO_SIDED, Between, TwoSided
 from udslab.containers import find
 from udslab.errors import EngineError, Unsupported
 from udslab.places.container import Place
+from udslab.places.known import judge
 from udslab.places.pair import Pair, select_two_sided, survey_pair
 from udslab.places.survey import Survey
 from udslab.spawn import end_with_parent
 
 DISTRO = "debian-12"
-NOTHING_SHARED = Between(
-    frozenset(), {"server": 1, "client": 2}, {"server": True, "client": True}, {"server": (6, 18), "client": (6, 18)}
-)
+NOTHING_SHARED = Between(frozenset(), {"server": 1, "client": 2}, {"server": True, "client": True})
 
 
 def pair(*shares, volume="named", users=("user", "other"), distros=(DISTRO, DISTRO), runtimes=("runc", "runc")):
@@ -73,23 +74,33 @@ def test_all_is_as_expected_between_distributions(lab, distros):
 
 def test_what_is_shared_is_noticed():
     """What a place is expected to give would not pass for what another one gives."""
-    shared = Between(
-        frozenset({"network", "pid"}), *(NOTHING_SHARED.uids, NOTHING_SHARED.bound, NOTHING_SHARED.kernels)
-    )
+    shared = Between(frozenset({"network", "pid"}), NOTHING_SHARED.uids, NOTHING_SHARED.bound)
     differ = {id for (id, _), each in TWO_SIDED.items() if each.expected(NOTHING_SHARED) != each.expected(shared)}
     assert differ == {"NSC-01", "NSC-04", "NSC-05", "NSC-12"}
 
 
 def test_gvisor_without_host_sockets_lets_no_path_through(lab):
     try:
-        measured = survey_pair(lab, pair(runtimes=("runc", "runsc")), ["NSC-20", "NSC-22"])
+        measured = survey_pair(lab, pair(runtimes=("runc", "runsc")), ["NSC-12", "NSC-20", "NSC-22"])
     except Unsupported as error:
         pytest.skip(str(error))
     assert {cell.seen["client"] for cell in measured.cells if cell.id == "NSC-20"} == {"ECONNREFUSED"}
-    assert {cell.verdict for cell in measured.cells} == {Verdict.UNEXPECTED}
+    assert {cell.verdict for cell in measured.cells if cell.id != "NSC-12"} == {Verdict.UNEXPECTED}
+    assert {cell.why for cell in measured.cells if cell.id == "NSC-12"} == {"no sock_diag for Unix sockets"}
+    assert {cell.verdict for cell in judge(measured).cells} == {Verdict.KNOWN, Verdict.NOT_APPLICABLE}
     assert all("the other side has ended" in cell.why for cell in measured.cells if cell.id == "NSC-20")
     # The server learns at once that nobody comes.
     assert max(cell.seconds for cell in measured.cells) < 3
+
+
+def test_what_is_for_newer_kernels_is_tried_and_not_applicable_where_it_is_otherwise(lab, monkeypatch):
+    echo = replace(TWO_SIDED["NSC-20", "stream, two places"], since=(99, 1))
+    other = replace(echo, expected=lambda between: {"server": "another", "client": "another"})
+    monkeypatch.setattr("udslab.places.pair.select_two_sided", lambda patterns: [echo, other])
+    brought_back, lacking = survey_pair(lab, pair()).cells
+    assert (brought_back.verdict, brought_back.why) == (Verdict.EXPECTED, "")
+    assert (lacking.verdict, lacking.seen) == (Verdict.NOT_APPLICABLE, None)
+    assert lacking.why == f"Linux 99.1 or newer; this is {os.uname().release}"
 
 
 # Sides that end. They are played in containers, where only what is in the lab's zip can be imported: so these take

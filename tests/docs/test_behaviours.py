@@ -46,3 +46,10 @@ def test_every_key_of_the_json_is_told():
     whole = json.loads(json.dumps(Survey({}, (cell,)).as_dict()))
     for key in [*whole, *whole["cells"][0], *(f"`{verdict}`" for verdict in Verdict)]:
         assert key in DOCUMENT.partition("## The JSON")[2]
+
+
+def test_what_is_said_to_have_no_row_has_none():
+    section = DOCUMENT.partition("## What has no row\n")[2].partition("\n## ")[0]
+    ids = re.findall(r"\b[A-Z]{3}-\d\d\b", section)
+    assert len(ids) == len(set(ids)) > 10
+    assert not {each.id for each in select()} & set(ids)

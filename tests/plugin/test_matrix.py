@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import json
 import os
 import signal
@@ -10,7 +12,10 @@ import time
 
 import pytest
 
+from udslab.atlas.catalogue import select
+from udslab.atlas.runner import count
 from udslab.containers import Engine, find
+from udslab.places.container import Place
 from udslab.places.matrix import Item, Matrix, Results
 from udslab.places.survey import Survey
 from udslab.spawn import Process
@@ -37,6 +42,10 @@ DIFFERS = """
 distros = [["debian-12", "debian-12"]]
 runtimes = [["runc", "runsc"]]
 only = ["NSC-22"]
+"""
+OWN_KNOWN = """
+import pathlib, udslab.places.known as known
+known.KNOWN = pathlib.Path(__file__).with_name("known.toml")
 """
 
 
@@ -114,6 +123,18 @@ def test_a_result_that_is_damaged_is_measured_again(matrix):
     assert len(matrix.surveys()) == 2
 
 
+def test_what_another_lab_has_measured_is_left_out_and_that_is_said(matrix):
+    matrix.run(SMALL).assert_outcomes(passed=2)
+    assert "left out" not in matrix.output
+    for name in matrix.times():
+        file = matrix.file.with_suffix(".results") / name
+        file.write_text(json.dumps({**json.loads(file.read_text()), "lab": "another"}))
+    matrix.run(SMALL, "-k", "nobody").assert_outcomes(passed=1, deselected=1)
+    assert [survey.place["user"] for survey in matrix.surveys()] == ["nobody"]
+    assert "m.toml: 1 of 2 places; " in matrix.output
+    assert "left out: 1 of another lab or of other ids, which were not measured anew" in matrix.output
+
+
 def test_items_are_chosen_by_k_and_by_name_and_the_outputs_have_all_that_is_known(matrix):
     matrix.run(SMALL, "-k", "nobody").assert_outcomes(passed=1, deselected=1)
     assert [survey.place["user"] for survey in matrix.surveys()] == ["nobody"]
@@ -130,6 +151,16 @@ def test_workers_share_the_items(matrix):
     assert "[gw1]" in matrix.output
 
 
+def test_a_place_with_many_cells_shows_that_it_goes_on(matrix):
+    text = SMALL.replace("NAM-01", "STR-*").replace('"root", ', "")
+    number = count(select(["STR-*"]))
+    assert number >= 100
+    matrix.run(text, "-v").assert_outcomes(passed=1)
+    assert f"m.toml::debian-12/runc/nobody/overlay {':' * (number // 100)}PASSED" in matrix.output
+    matrix.run(text, "-v", "--fresh", "-p", "xdist", "-n", "1").assert_outcomes(passed=1)
+    assert ":PASSED" not in matrix.output
+
+
 def test_nothing_is_written_when_items_are_only_collected(matrix):
     result = matrix.run(SMALL, "--collect-only", "-q")
     assert result.ret == 0
@@ -140,13 +171,26 @@ def test_nothing_is_written_when_items_are_only_collected(matrix):
     )
 
 
+STALE = """
+[[divergence]]
+place.user = "nobody"
+ids = ["NAM-01"]
+reason = "it was so once"
+"""
+
+
+def test_a_known_divergence_that_is_none_any_more_is_told(matrix):
+    matrix.pytester.makefile(".toml", known=STALE)
+    matrix.pytester.makeconftest(OWN_KNOWN)
+    matrix.run(SMALL).assert_outcomes(passed=2)
+    place = "debian-12/runc/nobody/overlay"
+    assert f"NAM-01 is as expected in {place}, though it is known not to be: it was so once" in matrix.output
+    assert matrix.output.count("it was so once") == 1
+
+
 def test_an_unknown_divergence_fails_with_what_was_expected_and_seen_and_the_source(matrix):
-    known = matrix.pytester.path / "known.toml"
-    known.write_text("")
-    conftest = (
-        "import pathlib, udslab.places.known as known\nknown.KNOWN = pathlib.Path(__file__).with_name('known.toml')\n"
-    )
-    matrix.pytester.makeconftest(conftest)
+    matrix.pytester.makefile(".toml", known="")
+    matrix.pytester.makeconftest(OWN_KNOWN)
     result = matrix.run(DIFFERS)
     if result.parseoutcomes().get("skipped"):
         pytest.skip("the engine has no gVisor")
@@ -251,5 +295,43 @@ def test_a_result_is_of_its_item_and_key(tmp_path):
     results.write(one, "k", survey)
     assert results.read(one, "k") == results.read(one) == survey
     assert results.read(one, "another") is results.read(other, "k") is None
+    assert results.has(one)
+    assert not results.has(other)
+    assert results.read(dataclasses.replace(one, only=("NAM-02",))) is None
     assert [file.suffix for file in (tmp_path / "r").iterdir()] == [".json"]
     assert isinstance(one, Item)
+
+
+class Told:
+    """A session on an engine that says this of itself."""
+
+    def __init__(self, version: str, image: str, **info: object) -> None:
+        self.engine = self.client = self
+        self.version = version
+        self.image = image
+        self.info = lambda: {"KernelVersion": "6.18", "Runtimes": {"runc": {"path": "runc"}}, **info}
+
+    def image_id(self, image: str) -> str:
+        return self.image
+
+    def telling(self, what: str) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
+
+
+def test_a_key_has_all_that_a_result_depends_on(monkeypatch):
+    item = Item(Place("debian-12"))
+    keys = {
+        item.key(session)
+        for session in (
+            Told("26", "a"),
+            Told("26", "b"),
+            Told("27", "a"),
+            Told("26", "a", KernelVersion="6.19"),
+            Told("26", "a", Runtimes={"runc": {"path": "runc", "runtimeArgs": ["--host-uds=all"]}}),
+        )
+    }
+    assert len(keys) == 5
+    same = Told("26", "a", Runtimes={"runc": {"path": "runc"}, "another": {"path": "crun"}})
+    assert item.key(same) == item.key(Told("26", "a")) in keys
+    monkeypatch.setattr("udslab.places.matrix._lab", lambda: "another")
+    assert item.key(same) not in keys

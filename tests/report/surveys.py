@@ -6,6 +6,7 @@ from typing import Any
 
 from udslab.atlas.catalogue import select
 from udslab.atlas.runner import Cell, Verdict
+from udslab.atlas.two_sided import TWO_SIDED
 from udslab.places.survey import Survey
 
 LINUX = {"distro": "debian 12", "kernel": "6.18.0", "machine": "x86_64", "python": "3.11.2", "uid": 0}
@@ -34,8 +35,13 @@ def unexpected(id: str = "LSN-04", variant: str = "") -> Cell:
     return cell(id, variant, Verdict.UNEXPECTED, expected, {"waited": False, "after": "ok"}, "line 3 of f")
 
 
-def known(id: str = "SHU-04", variant: str = "", why: str = "no SIGPIPE (https://issues.example/161)") -> Cell:
-    return cell(id, variant, Verdict.KNOWN, ["EPIPE", 1], ["EPIPE", 0], why)
+def known(
+    id: str = "SHU-04",
+    variant: str = "",
+    why: str = "no SIGPIPE (https://issues.example/161)",
+    claim: str = "it is ok",
+) -> Cell:
+    return cell(id, variant, Verdict.KNOWN, ["EPIPE", 1], ["EPIPE", 0], why, claim)
 
 
 def cannot(id: str = "FSK-01", why: str = "no capability sys-admin") -> Cell:
@@ -46,6 +52,17 @@ def mixed(**place: Any) -> Survey:
     """One of each verdict, and variants that differ."""
     streams = [cell("BND-03", variant) for variant in ("stream", "seqpacket")]
     return survey(*streams, unexpected("BND-03", "dgram"), unexpected(), known(), cannot(), cell(), **place)
+
+
+def between(*keys: tuple[str, str]) -> list[Cell]:
+    """Cells of behaviours between two places."""
+    return [cell(id, variant, claim=TWO_SIDED[id, variant].claim) for id, variant in keys]
+
+
+def otherwise() -> list[Survey]:
+    """A place that does otherwise than another, and both are as expected; what is n/a in one is no difference."""
+    same, old, new = cell(), cell("LIF-15", expected=False), cell("LIF-15", expected=True)
+    return [survey(same, old, cannot(), python="3.9"), survey(same, new, cell("FSK-01"), python="3.13")]
 
 
 def nasty() -> Survey:
@@ -61,7 +78,7 @@ def large(places: int, variants: int = 5) -> list[Survey]:
             *(
                 cell(row.id, f"variant {number}", claim=row.claim)
                 if (index + place) % 40
-                else known(row.id, f"variant {number}")
+                else known(row.id, f"variant {number}", claim=row.claim)
                 for index, row in enumerate(rows)
                 for number in range(variants)
             ),

@@ -7,12 +7,14 @@ import re
 import subprocess
 import sys
 import time
+from html import escape
 
 import pytest
 from pages import Page, WholePage
-from surveys import NASTY, cell, large, mixed, nasty, survey
+from surveys import NASTY, between, cell, large, mixed, nasty, otherwise, survey
 
 from udslab.atlas.runner import Verdict
+from udslab.atlas.two_sided import TWO_SIDED
 from udslab.errors import Unsupported
 
 pytest.importorskip("jinja2")
@@ -27,6 +29,8 @@ ATLASES = {
     "nasty": [nasty()],
     "nasty ones": [nasty(), nasty(), mixed()],
     "nothing": [survey()],
+    "otherwise": otherwise(),
+    "between": [mixed(), survey(cell("NSC-05"), *between(*TWO_SIDED))],
     "none": [],
 }
 
@@ -81,12 +85,34 @@ def test_differences_come_first():
     assert headings == ["Not as expected (2)", "Known divergences (1)", "bind (1)", "File systems (1)"]
 
 
+def test_what_differs_and_is_as_expected_comes_after_what_is_known():
+    source = atlas_html([mixed(), *otherwise()], DAY)
+    assert [id for id, _ in rows(source)] == ["BND-03", "LSN-04", "SHU-04", "LIF-15", "BND-01", "FSK-01"]
+    assert "As expected, but not the same in all places (1)" in source
+    # The box that shows differences alone hides what is in tables of this class.
+    (same,) = re.findall(r"parentNode.className !== \"(\w+)\"", source)
+    (body,) = re.findall(r'<tbody class="(\w+)">(?:(?!</tbody>).)*data-of="LIF-15"', source, re.DOTALL)
+    assert body == "differs" != same == "same"
+
+
+def test_what_holds_between_two_places_has_rows_and_a_source_of_its_own():
+    keys = [("NSC-05", "SO_PEERPIDFD, two places"), ("NSC-05", "SCM_CREDENTIALS, two places")]
+    source = atlas_html([survey(*between(*keys), cell("NSC-05"))], DAY)
+    assert [id for id, _ in rows(source)] == ["NSC-05", "NSC-05-2", "NSC-05-3"]
+    for anchor, key in (("NSC-05-2", keys[1]), ("NSC-05-3", keys[0])):
+        article = source[source.index(f'<article id="{anchor}"') :]
+        article = article[: article.index("</article>")]
+        assert escape(TWO_SIDED[key].claim).replace("&#x27;", "&#39;") in article
+        assert f"Source: {TWO_SIDED[key].source}" in article
+
+
 def test_behind_each_cell_are_expected_seen_why_source_and_notes():
     source = atlas_html([mixed()], DAY)
     article = source[source.index('<article id="LSN-04"') :]
     article = article[: article.index("</article>")]
     assert "unix_wait_for_peer" in article
     assert "Never ETIMEDOUT" in article
+    assert "Kernel" not in article
     assert "<mark>&#34;waited&#34;: true</mark>, &#34;after&#34;: &#34;ok&#34;}" in article
     assert "<mark>&#34;waited&#34;: false</mark>" in article
     assert "line 3 of f" in article
@@ -148,5 +174,5 @@ def test_importing_the_report_takes_neither_jinja2_nor_rich(environment):
 
 def test_an_id_of_another_release_is_shown_too():
     source = atlas_html([survey(cell("XYZ-01", claim="new"), cell(NASTY, claim="newer"))], DAY)
-    assert [id for id, _ in rows(source)] == ["row-0", "row-1"]
+    assert [id for id, _ in rows(source)] == ["row", "row-2"]
     assert "<small>XYZ-01</small> new" in source

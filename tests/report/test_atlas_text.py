@@ -8,7 +8,7 @@ import json
 import re
 
 import pytest
-from surveys import cannot, cell, known, large, mixed, nasty, survey, unexpected
+from surveys import cannot, cell, known, large, mixed, nasty, otherwise, survey, unexpected
 
 from udslab.places.survey import Survey
 from udslab.report.atlas import atlas_markdown, print_behaviour, print_survey
@@ -83,6 +83,30 @@ def test_markdown_has_the_differences_and_the_rest_as_numbers():
     detail = f"- **✗** debian 12 runsc: expected `{expected}`, seen `{seen}`"
     assert detail in text
     assert "- Source: unix(7), ERRORS; connect(2), EAGAIN" in text
+
+
+def test_markdown_has_what_differs_though_it_is_as_expected():
+    text = atlas_markdown(otherwise(), DAY)
+    assert text.index("## As expected, but not the same in all places") < text.index("[LIF-15](#lif-15)")
+    assert "- ✓ debian 12 python 3.9: seen `false`" in text
+    assert "- ✓ debian 12 python 3.13: seen `true`" in text
+    assert "(#bnd-01)" not in text
+    assert "(#fsk-01)" not in text
+    assert "not the same" not in atlas_markdown(otherwise()[:1], DAY)
+
+
+def test_which_kernels_it_is_of_and_what_it_needs_is_told():
+    atlas = Atlas.of([survey(cell("CRD-16"), cell("BND-03"), cell("LSM-01"), cell("XYZ-01"))])
+    facts = {row.id: {name: fact for name, fact in row.facts.items() if name != "source"} for row in atlas.rows}
+    assert facts == {
+        "BND-03": {"kernel": "changed in 5.14"},
+        "CRD-16": {"kernel": "Linux 6.5 or newer; changed in 6.16", "needs": "proc"},
+        "LSM-01": {"kernel": "Linux 6.12 or newer", "needs": "ctypes"},
+        "XYZ-01": {},
+    }
+    out = io.StringIO()
+    print_behaviour(next(row for row in atlas.rows if row.id == "CRD-16"), ["a place"], out)
+    assert "  kernel    Linux 6.5 or newer; changed in 6.16\n  needs     proc\n  source    " in out.getvalue()
 
 
 def test_markdown_of_one_place_does_not_repeat_it():

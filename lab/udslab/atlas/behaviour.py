@@ -108,8 +108,6 @@ class Behaviour:
     """The kernel version from which on there is such a thing at all."""
     limit: float = 5.0
     """Seconds that it may take."""
-    two_sided: bool = False
-    """Whether it also says something between two places."""
     notes: str = ""
     """Why it is so, and what to mind."""
 
@@ -120,11 +118,20 @@ class Behaviour:
 
     def expects(self, variant: Any, kernel: tuple[int, ...]) -> Any:
         """What is expected of a variant on a kernel."""
-        wanted = self.expected(variant) if callable(self.expected) else self.expected
+        wanted = self._wanted(variant)
         if isinstance(wanted, ByKernel):
             held = [value for since, value in wanted.values.items() if kernel >= since]
             return held[-1] if held else None
         return wanted
+
+    def _wanted(self, variant: Any) -> Any:
+        return self.expected(variant) if callable(self.expected) else self.expected
+
+    @property
+    def changes(self) -> list[tuple[int, ...]]:
+        """The kernel versions from which on something else is expected than before, of any variant."""
+        wanted = map(self._wanted, self.variants or ("",))
+        return sorted({since for each in wanted if isinstance(each, ByKernel) for since in list(each.values)[1:]})
 
 
 BEHAVIOURS: dict[str, Behaviour] = {}
@@ -143,7 +150,6 @@ def behaviour(
     needs: Union[Requirement, Sequence[Requirement]] = (),
     since: tuple[int, ...] = (),
     limit: float = 5.0,
-    two_sided: bool = False,
     notes: str = "",
 ) -> Callable[[Measure], Measure]:
     """Register a function as the measurement of a behaviour, over some variants."""
@@ -152,9 +158,7 @@ def behaviour(
         if id in BEHAVIOURS:
             raise ValueError(f"there are two behaviours {id}")
         wanted = frozenset([needs] if isinstance(needs, Requirement) else needs)
-        BEHAVIOURS[id] = Behaviour(
-            id, claim, source, expected, measure, tuple(over), wanted, since, limit, two_sided, notes
-        )
+        BEHAVIOURS[id] = Behaviour(id, claim, source, expected, measure, tuple(over), wanted, since, limit, notes)
         return measure
 
     return register

@@ -304,7 +304,6 @@ def _(kit: Kit, type: SocketType) -> object:
     expected={"new": "EROFS", "taken": "EADDRINUSE", "connect": "ok", "chmod": "EROFS", "unlink": "EROFS"},
     over=TYPES,
     needs=(Requirement.MOUNT_NAMESPACE, Requirement.CTYPES),
-    two_sided=True,
     notes="A volume mounted read-only lets clients connect all the same: it protects the file, not the server.",
 )
 def _(kit: Kit, type: SocketType) -> object:

@@ -63,7 +63,6 @@ def _(kit: Kit, type: SocketType) -> object:
     source="gVisor test/syscalls/linux/accept_bind.cc, ConnectNonListening",
     expected={"pathname": ["ECONNREFUSED", "ok"], "abstract": ["ECONNREFUSED", "ok"]},
     over=LISTENING,
-    two_sided=True,
     notes="The second is after listen. Between the two a starting server looks just as one that has died.",
 )
 def _(kit: Kit, type: SocketType) -> object:
@@ -156,7 +155,6 @@ def _with_mode(kit: Kit, type: SocketType, mode: int) -> str:
     "UnixConnectNeedsWritePerm",
     expected={"0777": "ok", "0555": "EACCES", "0444": "EACCES", "0000": "EACCES"},
     over=TYPES,
-    two_sided=True,
     notes="POSIX leaves it open whether a file's mode counts; some BSDs of old ignored it.",
 )
 def _(kit: Kit, type: SocketType) -> object:
@@ -442,7 +440,6 @@ def _(kit: Kit, type: SocketType) -> object:
         "abstract": "ECONNREFUSED" if way == "network namespace" else "ok",
     },
     over=("hard link", "renamed", "bind mount", "network namespace"),
-    two_sided=True,
     notes="So a volume in two containers joins them, though they share no network. (An abstract name, as control, is "
     "not reached from another network namespace.)",
 )

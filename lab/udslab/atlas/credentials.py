@@ -140,7 +140,6 @@ def _(kit: Kit, pair: Pair) -> object:
     source="unix(7), SO_PEERCRED; gVisor socket_unix_peercred.cc, AfterConnectClientPeerCred",
     expected={"client": "listened", "accepted": "this process"},
     over=MET,
-    two_sided=True,
     notes="With socket activation that is the manager, with a server that forks its workers the first process.",
 )
 def _(kit: Kit, pair: Pair) -> object:
@@ -175,7 +174,6 @@ def _(kit: Kit, pair: Pair) -> object:
     },
     over=LISTENING,
     needs=Requirement.OTHER_USER,
-    two_sided=True,
 )
 def _(kit: Kit, type: SocketType) -> object:
     address = kit.abstract()

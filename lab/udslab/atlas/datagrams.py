@@ -163,6 +163,7 @@ def _(kit: Kit, kind: Kind) -> object:
     source="gVisor test/syscalls/linux/socket_unix_non_stream.cc, SendTimeout; measured",
     expected={"waits": True, "after one is taken": 4, "and is the last": True},
     over=_NAMED,
+    limit=10,
 )
 def _(kit: Kit, kind: Kind) -> object:
     receiver = _receiver(kit, kind)
@@ -448,7 +449,6 @@ def _(kit: Kit, pair: Pair) -> object:
     source="kernel net/unix/af_unix.c, unix_create1; measured; no suite covers it",
     expected={"made before": 1, "made after": 4},
     needs=Requirement.NET_NAMESPACE,
-    two_sided=True,
     notes="The receiver's network namespace counts. Measured in a new one, with 3.",
 )
 def _(kit: Kit) -> object:
@@ -623,6 +623,7 @@ def _(kit: Kit, kind: Kind) -> object:
     source="gVisor test/syscalls/linux/socket_unix_dgram.cc, IncreasedSocketSendBufUnblocksWrites",
     expected={"waits": True, "sent": 4},
     over=tuple(pair for pair in _DATAGRAMS if pair.blocking),
+    limit=10,
 )
 def _(kit: Kit, pair: Pair) -> object:
     left, _ = kit.pair(pair)

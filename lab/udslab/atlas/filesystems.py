@@ -115,7 +115,6 @@ def _(kit: Kit, type: SocketType) -> object:
     source="kernel fs/overlayfs, ovl_new_inode; net/unix/af_unix.c, unix_find_socket_byinode",
     expected={"merged": "ok", "upper": "ECONNREFUSED"},
     over=TYPES,
-    two_sided=True,
     notes="So from the host a container's live socket looks stale under /var/lib/docker/overlay2.",
 )
 def _(kit: Kit, type: SocketType) -> object:
@@ -242,7 +241,6 @@ def _(kit: Kit, type: SocketType) -> object:
     source="measured; no suite covers it",
     expected={"bound by the first": ["ok", "ok"], "bound by the second": ["ok", "ok"]},
     over=TYPES,
-    two_sided=True,
 )
 def _(kit: Kit, type: SocketType) -> object:
     def measure(directory: str) -> object:
@@ -268,7 +266,6 @@ def _(kit: Kit, type: SocketType) -> object:
         "writable one of it": {"connect": "ok", "bind": "ok", "bind at its path": "EADDRINUSE"},
     },
     over=TYPES,
-    two_sided=True,
 )
 def _(kit: Kit, type: SocketType) -> object:
     def measure(directory: str) -> object:

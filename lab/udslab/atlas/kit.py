@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import json
 import os
 import select
@@ -28,9 +29,12 @@ __all__ = [
     "errno_of",
     "events",
     "fill",
+    "is_gvisor",
+    "kernel",
     "limit_waiting",
     "outcome",
     "receive_too_short",
+    "version",
 ]
 
 Socket = socket.socket
@@ -227,8 +231,7 @@ class Kit:
     def socket(
         self, type: Union[SocketType, str] = SocketType.STREAM, bind: Any = None, listen: int | None = None
     ) -> Socket:
-        """A blocking socket that waits five seconds at the most, unless it is told otherwise: bound, and listening with
-        that backlog, if these are given."""
+        """A blocking socket: bound, and listening with that backlog, if these are given."""
         sock: Socket = self.close_at_end(socket.socket(socket.AF_UNIX, SocketType(type).constant))
         if bind is not None:
             sock.bind(bind)
@@ -309,10 +312,29 @@ def _kill_if_there(pid: int) -> None:
             os.waitpid(pid, 0)
 
 
+_NEWEST = (sys.maxsize,)
+
+
+@functools.cache
+def is_gvisor() -> bool:
+    """gVisor calls itself Linux 4.4.0; but its /proc has its name in the command line, and a file of its own."""
+    with suppress(OSError), open("/proc/cmdline") as file:
+        if "gvisor" in file.read():
+            return True
+    return os.path.exists("/proc/sentry-meminfo")
+
+
+def version(release: str, gvisor: bool) -> tuple[int, ...]:
+    """The version of Linux that a kernel is compared with: its own, (6, 18, 44). gVisor, whatever it calls itself, is
+    compared with the newest one."""
+    if gvisor:
+        return _NEWEST
+    return tuple(int(number) for number in release.split("-")[0].split(".") if number.isdecimal())
+
+
 def kernel() -> tuple[int, ...]:
-    """The version of the running kernel: (6, 18, 44)."""
-    numbers = os.uname().release.split("-")[0].split(".")
-    return tuple(int(number) for number in numbers if number.isdecimal())
+    """That of the running kernel."""
+    return version(os.uname().release, is_gvisor())
 
 
 def python() -> tuple[int, int]:

@@ -219,7 +219,6 @@ def _(kit: Kit, type: SocketType) -> object:
     source="unix(7), NOTES; connect(2), ERRORS",
     expected={"before": "ok", "file": True, "connect": "ECONNREFUSED", "bind": "EADDRINUSE"},
     over=TYPES,
-    two_sided=True,
 )
 def _(kit: Kit, type: SocketType) -> object:
     path = kit.path()
@@ -363,7 +362,6 @@ def _(kit: Kit, type: SocketType) -> object:
         "the first is closed": ["ok", "ECONNREFUSED"],
     },
     needs=(Requirement.MOUNT_NAMESPACE, Requirement.CTYPES),
-    two_sided=True,
     notes="A container to which a socket file was mounted loses a server that is started again. Mount its directory.",
 )
 def _(kit: Kit) -> object:
@@ -423,7 +421,6 @@ def _(kit: Kit) -> object:
     source="connect(2), ERRORS; measured, no suite covers it",
     expected={"nothing": "ENOENT", "stale": "ECONNREFUSED", "bound": "ECONNREFUSED", "live": "ok", "full": "EAGAIN"},
     over=LISTENING,
-    two_sided=True,
     notes="But bound and not yet listening looks as stale does, and the probe stays in the backlog when it is closed.",
 )
 def _(kit: Kit, type: SocketType) -> object:
@@ -508,7 +505,6 @@ def _(kit: Kit) -> object:
     },
     over=LISTENING,
     needs=(Requirement.OTHER_USER, Requirement.CHOWN),
-    two_sided=True,
     notes="Whoever connects between bind and chmod stays connected: set the umask, or chmod before listen.",
 )
 def _(kit: Kit, type: SocketType) -> object:

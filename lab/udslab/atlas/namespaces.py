@@ -79,7 +79,6 @@ def _wait_for(child: Child, end: socket.socket) -> None:
     "gVisor socket_unix_unbound_abstract.cc, BindConnectInSubNamespace",
     expected={"here": ["ok", "ok"], "in another network namespace": ["ECONNREFUSED", "ok"]},
     over=TYPES,
-    two_sided=True,
     notes="The same name can be bound there again. Between containers take a path on a shared volume.",
 )
 def _(kit: Kit, type: SocketType) -> object:
@@ -117,7 +116,6 @@ def _(kit: Kit, type: SocketType) -> object:
     source="pid_namespaces(7); gVisor socket_unix_peercred.cc, PeerCredAcrossPIDNamespace",
     expected={"in its own": 1, "seen from the parent's": ["its pid", "its user"]},
     over=LISTENING,
-    two_sided=True,
 )
 def _(kit: Kit, type: SocketType) -> object:
     path = kit.path()
@@ -158,7 +156,6 @@ def _(kit: Kit, type: SocketType) -> object:
         "a sibling server": [0, "its user"],
     },
     over=LISTENING,
-    two_sided=True,
     notes="So between containers a pid tells nothing: 0 is no process, and kill(0, …) signals the caller's own group.",
 )
 def _(kit: Kit, type: SocketType) -> object:
@@ -216,7 +213,6 @@ def _told_inside(pidfd: dict[str, object]) -> dict[str, object]:
         }
     ),
     needs=Requirement.PROC,
-    two_sided=True,
     notes="The descriptor can be polled for the sender's end, but no signal may be sent by it.",
 )
 def _(kit: Kit) -> object:
@@ -257,7 +253,6 @@ def _(kit: Kit) -> object:
     expected={"mapped to 0": ["its pid", 0, 0], "not mapped": ["its pid", 65534, 65534]},
     over=LISTENING,
     needs=(Requirement.USER_NAMESPACE, Requirement.PROC),
-    two_sided=True,
     notes="The number is /proc/sys/kernel/overflowuid. Many strangers share it, and so does nobody: never trust it.",
 )
 def _(kit: Kit, type: SocketType) -> object:
@@ -293,7 +288,6 @@ def _as_somebody(function: Callable[[], Any]) -> Callable[[], Any]:
     expected={"inside": [0, 0], "outside": "as outside"},
     over=LISTENING,
     needs=(Requirement.USER_NAMESPACE, Requirement.PROC),
-    two_sided=True,
 )
 def _(kit: Kit, type: SocketType) -> object:
     path = kit.path()
@@ -324,7 +318,6 @@ def _(kit: Kit, type: SocketType) -> object:
     source="mount_namespaces(7); measured, no suite covers it",
     expected={"with the same mounts": "ok", "with another mount there": "ENOENT"},
     over=TYPES,
-    two_sided=True,
 )
 def _(kit: Kit, type: SocketType) -> object:
     path = kit.path()
@@ -379,7 +372,6 @@ def _(kit: Kit, type: SocketType) -> object:
         "path": {"own": "ENOENT", "by the passed directory": "ok"},
     },
     needs=Requirement.PROC,
-    two_sided=True,
 )
 def _(kit: Kit) -> object:
     path, abstract = kit.path(), kit.abstract()
@@ -422,7 +414,6 @@ def _queue_limit(write: int | None = None) -> int:
     "a new network namespace begins with max_dgram_qlen 10, whatever the one has that it was made in",
     source="kernel net/unix/af_unix.c, unix_net_init; unix(7), /proc interfaces",
     expected={"new": 10, "datagrams that go in": 11, "raised there": 20, "a newer one": 10},
-    two_sided=True,
     notes="systemd raises the host's to 512: a syslog or notify socket bound in a container is full earlier.",
 )
 def _(kit: Kit) -> object:
@@ -453,7 +444,6 @@ def _(kit: Kit) -> object:
     expected={"here": ["ok", True], "there": ["ok", False]},
     over=tuple(TABLES),
     needs=Requirement.PROC,
-    two_sided=True,
     notes="A path on a volume can be in use though ss shows nothing. Only a connection tells.",
 )
 def _(kit: Kit, table: str) -> object:
@@ -663,7 +653,6 @@ def _(kit: Kit) -> object:
     expected={"uid": 0, "mode 0600": "EACCES", "mode 0666": "ok"},
     over=TYPES,
     needs=(Requirement.OTHER_USER, Requirement.USER_NAMESPACE, Requirement.PROC),
-    two_sided=True,
     notes="A daemon's socket of mode 0600 is thus kept from rootless containers that get its volume.",
 )
 def _(kit: Kit, type: SocketType) -> object:
@@ -688,7 +677,6 @@ def _(kit: Kit, type: SocketType) -> object:
     source="measured between two containers of Docker 20.10; here in namespaces as of containers",
     expected={"the client, as seen": [0, "its user"], "the server, as seen": [0, "its user"]},
     over=LISTENING,
-    two_sided=True,
     notes="Each has its own network, mounts and pids, and the volume at a place of its own.",
 )
 def _(kit: Kit, type: SocketType) -> object:
@@ -715,7 +703,6 @@ def _(kit: Kit, type: SocketType) -> object:
     },
     over=LISTENING,
     needs=(Requirement.CTYPES, Requirement.PROC),
-    two_sided=True,
     notes="An abstract name has no mode: whoever is in the host's network namespace can call a daemon that checks "
     "nothing.",
 )
@@ -749,7 +736,6 @@ def _(kit: Kit, type: SocketType) -> object:
     source="kernel fs/namei.c, sb_permission; measured, no suite covers it",
     expected={"connect": "ok", "bind": "EROFS"},
     over=TYPES,
-    two_sided=True,
     notes="What counts is write permission to the socket's inode. A read-only volume keeps nobody from using a daemon.",
 )
 def _(kit: Kit, type: SocketType) -> object:
@@ -777,7 +763,6 @@ def _(kit: Kit, type: SocketType) -> object:
     source="mount_namespaces(7); measured with two containers",
     expected={"connect": "ENOENT", "bind": "ok", "the server's own child": "ok"},
     over=TYPES,
-    two_sided=True,
 )
 def _(kit: Kit, type: SocketType) -> object:
     path = kit.path()
@@ -815,7 +800,13 @@ def _(kit: Kit, type: SocketType) -> object:
         "bound there by the mapped owner": "owner on the disk",
     },
     over=TYPES,
-    needs=(Requirement.ROOT, Requirement.OTHER_USER, Requirement.USER_NAMESPACE, Requirement.PROC),
+    needs=(
+        Requirement.ROOT,
+        Requirement.OTHER_USER,
+        Requirement.SYS_ADMIN,
+        Requirement.USER_NAMESPACE,
+        Requirement.PROC,
+    ),
     since=(5, 12),
     notes="Not every file system can: tmpfs since Linux 6.3.",
 )

@@ -261,8 +261,8 @@ def _(kit: Kit, pair: Pair) -> object:
     "ReadsNotCoalescedAfterFDPass; unix(7), SCM_RIGHTS",
     expected={"with": [["ab", 1], ["cd", 0]], "without": [["abcd", 0]]},
     over=STREAMS,
-    notes="unix(7) calls ancillary data a barrier: descriptors do not stop what comes before them from joining their "
-    "data, so a receiver cannot tell at which byte of a read they were sent.",
+    notes="unix(7) calls ancillary data a barrier, and Linux 6.18.44 was seen to differ: descriptors do not stop what "
+    "comes before them from joining their data, so a receiver cannot tell at which byte of a read they were sent.",
 )
 def _(kit: Kit, pair: Pair) -> object:
     fd, _ = os.pipe()
@@ -468,7 +468,6 @@ def _(kit: Kit) -> object:
     source="unix(7), SCM_RIGHTS; CPython test_socket, SCMRightsTest",
     expected={"file": "open", "written": "hi"},
     over=BLOCKING,
-    two_sided=True,
 )
 def _(kit: Kit, pair: Pair) -> object:
     left, right = kit.pair(pair)
@@ -527,7 +526,6 @@ def _(kit: Kit, pair: Pair) -> object:
     source="unix(7), SCM_RIGHTS; measured, CPython test_socket has it in part",
     expected={"accepted by": "child", "connection": "child"},
     over=BLOCKING,
-    two_sided=True,
     notes="So a new server can take over from an old one without a client's noticing it.",
 )
 def _(kit: Kit, pair: Pair) -> object:

@@ -18,13 +18,15 @@ from typing import Any
 
 from udslab import libc
 from udslab.atlas.behaviour import Behaviour, Either, NotHere
-from udslab.atlas.kit import Kit, kernel
+from udslab.atlas.kit import Kit, is_gvisor, kernel, version
 from udslab.atlas.requirement import why_not
 from udslab.deadline import Deadline, now
 from udslab.word import Word
 
-__all__ = ["Cell", "Stopped", "Verdict", "count", "place", "run"]
+__all__ = ["UNSAID", "Cell", "Stopped", "Verdict", "count", "matches", "place", "run", "too_old"]
 
+UNSAID = "it has not said what it has seen"
+"""Why, of a measurement that was ended, or has died."""
 _SHORT = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108 - a private directory is made there
 
 
@@ -45,7 +47,8 @@ class Verdict(Word):
 
 @dataclass(frozen=True)
 class Cell:
-    """A behaviour, in one variant (empty, if there is but one), in one place. ``seconds``: what it took."""
+    """A behaviour, in one variant (empty, if there is but one), in one place. ``why``: of a known divergence, of n/a,
+    and where the measurement itself has failed. ``seconds``: what it took."""
 
     id: str
     variant: str
@@ -75,17 +78,9 @@ def place() -> dict[str, Any]:
         "libc": _libc(),
         "uid": os.geteuid(),
     }
-    if _is_gvisor():
+    if is_gvisor():
         known["gvisor"] = True
     return known
-
-
-def _is_gvisor() -> bool:
-    """gVisor calls itself Linux 4.4.0; but its /proc has its name in the command line, and a file of its own."""
-    with suppress(OSError), open("/proc/cmdline") as file:
-        if "gvisor" in file.read():
-            return True
-    return os.path.exists("/proc/sentry-meminfo")
 
 
 def _libc() -> str:
@@ -125,7 +120,7 @@ def run(
             while upcoming or running:
                 while upcoming and len(running) < jobs:
                     each, variant = upcoming
-                    why = _why_not(each)
+                    why = "; ".join(filter(None, map(why_not, sorted(each.needs))))
                     if why:
                         yield _cell(each, variant, None, Verdict.NOT_APPLICABLE, why)
                     else:
@@ -146,12 +141,6 @@ def run(
             for begun in running.values():
                 begun.end()
             libc.adopt_orphans(False)
-
-
-def _why_not(each: Behaviour) -> str:
-    if each.since and kernel() < each.since:
-        return f"Linux {'.'.join(map(str, each.since))} or newer; this is {os.uname().release}"
-    return "; ".join(filter(None, map(why_not, sorted(each.needs))))
 
 
 @dataclass(frozen=True)
@@ -225,7 +214,9 @@ class _Measurement:
         if self._directory:
             shutil.rmtree(self._directory, ignore_errors=True)
         if not self._said.endswith(b"\n"):
-            return _cell(self._each, self._variant, self._ending(os.waitstatus_to_exitcode(status)), None, "", seconds)
+            return _cell(
+                self._each, self._variant, self._ending(os.waitstatus_to_exitcode(status)), None, UNSAID, seconds
+            )
         told: Mapping[str, Any] = json.loads(self._said)
         if "not_here" in told:
             return _cell(self._each, self._variant, None, Verdict.NOT_APPLICABLE, told["not_here"], seconds)
@@ -269,12 +260,22 @@ def _measure(each: Behaviour, variant: Any, kit: Kit, write: int) -> None:
 def _cell(
     each: Behaviour, variant: Any, seen: Any, verdict: Verdict | None, why: str = "", seconds: float = 0.0
 ) -> Cell:
-    expected = each.expects(variant, kernel())
+    expected = each.expects(variant, max(kernel(), each.since))
     if verdict is None:
         verdict = Verdict.EXPECTED if matches(seen, expected) else Verdict.UNEXPECTED
+    old = too_old(each.since, os.uname().release, is_gvisor())
+    if old and verdict is not Verdict.EXPECTED:  # where it is, it was brought back to an older kernel
+        seen, verdict, why = None, Verdict.NOT_APPLICABLE, old
     if isinstance(expected, Either):
         expected = {"either": list(expected.values)}
     return Cell(each.id, str(variant), each.claim, json.loads(json.dumps(expected)), seen, verdict, why, seconds)
+
+
+def too_old(since: tuple[int, ...], release: str, gvisor: bool) -> str:
+    """Why a kernel need not have what there is since a version; empty if it must."""
+    if version(release, gvisor) >= since:
+        return ""
+    return f"Linux {'.'.join(map(str, since))} or newer; this is {release}"
 
 
 def matches(seen: Any, expected: Any) -> bool:

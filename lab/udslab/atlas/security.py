@@ -1,13 +1,15 @@
-"""LSM: what security modules forbid: Landlock, which any process may put itself under."""
+"""LSM: what is forbidden besides: by Landlock, which any process may put itself under, and by filters of calls."""
 
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable
 from typing import Any
 
 from udslab.atlas import calls
-from udslab.atlas.behaviour import TYPES, ByKernel, NotHere, behaviour
+from udslab.atlas.ancillary import receive, send_descriptors
+from udslab.atlas.behaviour import TYPES, ByKernel, Kind, NotHere, Pair, behaviour
 from udslab.atlas.kit import Kit, errno_of, outcome
 from udslab.atlas.requirement import Requirement
 from udslab.socktype import SocketType
@@ -159,3 +161,64 @@ def _(kit: Kit, type: SocketType) -> object:
         }
 
     return {"without it": without, **_restricted(kit, inside, _RESOLVE_UNIX)}
+
+
+_CALLS = (
+    "socketpair",
+    "bind",
+    "getsockname",
+    "listen",
+    "connect",
+    "accept",
+    "getpeername",
+    "setsockopt",
+    "getsockopt",
+    "send",
+    "recv",
+    "sendmsg",
+    "recvmsg",
+    "shutdown",
+)
+
+
+def _expected_calls(type: SocketType) -> dict[str, str]:
+    return {call: "ok" for call in _CALLS if type.connects or call not in ("listen", "accept")}
+
+
+@behaviour(
+    "LSM-06",
+    "a seccomp filter, as container engines set it, refuses no call on a Unix socket",
+    source="seccomp(2); Docker, profiles/seccomp/default.json; measured, no suite covers it",
+    expected=_expected_calls,
+    over=TYPES,
+    needs=Requirement.PROC,
+    notes="Containers differ in what capabilities they have. A filter of another kind, RestrictAddressFamilies= of "
+    "systemd.exec(5), can refuse the socket itself.",
+)
+def _(kit: Kit, type: SocketType) -> object:
+    with open("/proc/self/status") as file:
+        if "Seccomp:\t2\n" not in file:
+            raise NotHere("no seccomp filter")
+    server, client, path = kit.socket(type), kit.socket(type), kit.path()
+    ends = [server]
+    seen = {
+        "socketpair": errno_of(kit.pair, Pair(Kind.SOCKETPAIR, type)),
+        "bind": errno_of(server.bind, path),
+        "getsockname": errno_of(server.getsockname),
+    }
+    if type.connects:
+        seen["listen"] = errno_of(server.listen)
+    seen["connect"] = errno_of(client.connect, path)
+    if type.connects:
+        seen["accept"] = errno_of(lambda: ends.append(kit.close_at_end(server.accept()[0])))
+    others = {
+        "getpeername": client.getpeername,
+        "setsockopt": lambda: ends[-1].setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1),
+        "getsockopt": lambda: client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12),
+        "send": lambda: client.send(b"x"),
+        "recv": lambda: ends[-1].recv(1),
+        "sendmsg": lambda: send_descriptors(client, client.fileno()),
+        "recvmsg": lambda: receive(ends[-1]),
+        "shutdown": lambda: client.shutdown(socket.SHUT_RDWR),
+    }
+    return {**seen, **{name: errno_of(call) for name, call in others.items()}}

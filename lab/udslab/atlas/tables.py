@@ -340,7 +340,6 @@ def _(kit: Kit, table: str) -> object:
     expected={"here": True, "in another namespace": False, "here after close": False},
     over=tuple(TABLES),
     needs=Requirement.PROC,
-    two_sided=True,
     notes="So 'not in the tables' is no proof that nobody holds a path that several containers see. Where there is no "
     "module for it, sock_diag says ENOENT of every socket.",
 )

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import functools
 import json
 import os
 import select
@@ -26,14 +27,15 @@ from typing import Any
 
 from udslab import diag, libc
 from udslab.atlas.ancillary import ask_for_credentials, receive, send_descriptors
-from udslab.atlas.behaviour import Kind, NotHere, Pair
+from udslab.atlas.behaviour import Behaviour, Kind, NotHere, Pair
+from udslab.atlas.catalogue import load
 from udslab.atlas.kit import Kit, errno_of, outcome
 from udslab.atlas.requirement import Requirement, why_not
-from udslab.atlas.runner import place
+from udslab.atlas.runner import UNSAID, place
 from udslab.deadline import Deadline
 from udslab.socktype import SocketType, open_pair
 
-__all__ = ["TWO_SIDED", "Between", "Side", "TwoSided", "main", "two_sided"]
+__all__ = ["TWO_SIDED", "Between", "Side", "TwoSided", "main", "row_of", "two_sided"]
 
 MOUNTED = "/f"
 """Where a client that comes late has the server's socket file mounted."""
@@ -56,7 +58,6 @@ class Between:
     shares: frozenset[str]
     uids: Mapping[str, int]
     bound: Mapping[str, bool]
-    kernels: Mapping[str, tuple[int, ...]]
 
     def peer(self, side: str) -> dict[str, Any]:
         """What is told of the peer on that side: the pid is known only in a pid namespace that is shared."""
@@ -108,6 +109,16 @@ def two_sided(
     if (id, variant) in TWO_SIDED:
         raise ValueError(f"there are two behaviours {id}, {variant}")
     TWO_SIDED[id, variant] = TwoSided(id, variant, claim, source, expected, server, client, **more)
+
+
+def row_of(id: str, variant: str) -> Behaviour | TwoSided | None:
+    """What a cell is of: a behaviour between two places, or in one; None for one that is not in the catalogue."""
+    return TWO_SIDED.get((id, variant)) or _in_one_place().get(id)
+
+
+@functools.cache
+def _in_one_place() -> dict[str, Behaviour]:
+    return {each.id: each for each in load()}
 
 
 class Side(Kit):
@@ -261,7 +272,7 @@ def _play(each: TwoSided, part: str, side: Side) -> None:
     with suppress(ChildProcessError):
         while os.waitpid(-1, 0)[0]:
             pass
-    _say(json.loads(said) if said.endswith(b"\n") else {"seen": f"no end within {each.limit:g} s"})
+    _say(json.loads(said) if said.endswith(b"\n") else {"seen": f"no end within {each.limit:g} s", "why": UNSAID})
 
 
 def _measure(each: TwoSided, part: Callable[[Side], Any], side: Side, write: int) -> None:
@@ -541,6 +552,9 @@ two_sided(
 
 def _tables_client(side: Side) -> Any:
     side.hear()
+    why = why_not(Requirement.SOCK_DIAG)
+    if why:
+        raise NotHere(why)
     path = os.fsencode(side.at())
     try:
         with open("/proc/net/unix", "rb") as table:
@@ -548,12 +562,9 @@ def _tables_client(side: Side) -> Any:
         seen: dict[str, Any] = {"/proc/net/unix": listed}
     except OSError as error:
         seen = {"/proc/net/unix": errno.errorcode.get(error.errno or 0)}
-    if why_not(Requirement.SOCK_DIAG):
-        seen["sock_diag"] = "not there"
-    else:
-        fd = os.open(path, os.O_PATH | os.O_NOFOLLOW)
-        seen["sock_diag"] = bool(diag.sockets_bound_to(fd))
-        os.close(fd)
+    fd = os.open(path, os.O_PATH | os.O_NOFOLLOW)
+    seen["sock_diag"] = bool(diag.sockets_bound_to(fd))
+    os.close(fd)
     side.tell()
     return seen
 

@@ -140,12 +140,14 @@ def _show(options: argparse.Namespace) -> int:
     missing = [id for id in ids if id not in {row.id for row in atlas.rows}]
     if missing and not interrupted:
         raise ServiceError(f"nothing was measured of {', '.join(missing)}", "the files are of something else")
-    for number, row in enumerate(atlas.rows):
+    for number, row in enumerate(row for _, _, rows in atlas.sections for row in rows):
         print(end="\n" if number else "")
         print_behaviour(row, [place.label for place in atlas.places])
         for each in known():
-            if each.is_about(row.id):
-                places = ", ".join(f"{key} is {json.dumps(value)}" for key, value in each.place.items())
+            if each.is_about(row.id) and each.is_of_pairs is row.between:
+                places = ", ".join(
+                    f"{key} is {json.dumps(value, ensure_ascii=False)}" for key, value in each.place.items()
+                )
                 print("\n".join(folded(f"where {places}: {each.why}", " " * 12, "  known     ")))
     return 130 if interrupted else int(any(row.worst is Verdict.UNEXPECTED for row in atlas.rows))
 

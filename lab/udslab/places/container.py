@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +21,7 @@ __all__ = [
     "VOLUMES",
     "Place",
     "User",
+    "about",
     "check_runtime",
     "first_word",
     "shared_on",
@@ -123,8 +124,12 @@ def survey(
         for cell in _cells(job, count(select(patterns))):
             cells.append(cell)
             advance(cell)
-    known = {"engine": session.engine.version}
-    return Survey({**told["place"], **known, **dataclasses.asdict(place)}, tuple(cells))
+    return Survey({**about(told["place"], place), "engine": session.engine.version}, tuple(cells))
+
+
+def about(told: Mapping[str, Any], place: Place) -> dict[str, Any]:
+    """What a runner tells of its place, and what that is called here; ``release`` is its own word for its distro."""
+    return {**told, "release": told["distro"], **dataclasses.asdict(place)}
 
 
 def _cells(job: Job, number: int) -> Iterator[Cell]:

@@ -1,13 +1,15 @@
 """Known divergences: where a place does otherwise than Linux, and why, as data (known.toml).
 
 Each is a table ``[[divergence]]``: ``place``, a glob for each key of a survey's place that it looks at; ``ids``, and
-``variants`` if not all of them, as globs; ``reason``, what is done there instead, in a line; ``issue``, where its
-makers speak of it, if they do.
+``variants`` if not all of them, as globs; ``seen``, globs of what is seen as compact JSON, without which all is known
+but a measurement that itself has failed; ``reason``, what is done there instead, in a line; ``issue``, where its makers
+speak of it, if they do.
 """
 
 from __future__ import annotations
 
 import functools
+import json
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -38,6 +40,7 @@ class Divergence:
     reason: str
     issue: str = ""
     variants: tuple[str, ...] = ("*",)
+    seen: tuple[str, ...] = ()
 
     @classmethod
     def from_table(cls, table: Any) -> Divergence:
@@ -52,10 +55,10 @@ class Divergence:
             raise ValueError("a divergence's place has texts and truths")
         if not isinstance(table.get("issue", ""), str):
             raise ValueError("a divergence's issue is a text")
-        lists = {name: table[name] for name in ("ids", "variants") if name in table}
+        lists = {name: table[name] for name in ("ids", "variants", "seen") if name in table}
         for name, value in lists.items():
             if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
-                raise ValueError(f"a divergence's {name} are a list of texts")
+                raise ValueError(f"a divergence's {name}: a list of texts")
         return cls(**{**table, **{name: tuple(value) for name, value in lists.items()}})
 
     @property
@@ -67,6 +70,11 @@ class Divergence:
         """Whether it is about such a place."""
         return all(key in place and _fits(place[key], wanted) for key, wanted in self.place.items())
 
+    @property
+    def is_of_pairs(self) -> bool:
+        """Whether it is between two places."""
+        return self.place.get("pair") is True
+
     def is_about(self, id: str) -> bool:
         """Whether it is about that behaviour."""
         return any(fnmatchcase(id, glob) for glob in self.ids)
@@ -74,6 +82,14 @@ class Divergence:
     def holds(self, cell: Cell) -> bool:
         """Whether it is about that cell, in its places."""
         return self.is_about(cell.id) and any(fnmatchcase(cell.variant, glob) for glob in self.variants)
+
+    def explains(self, cell: Cell) -> bool:
+        """Whether it is about that cell, and what was seen there. A measurement that has failed, which has a why, is
+        what it must name."""
+        if not self.seen:
+            return self.holds(cell) and not cell.why
+        seen = json.dumps(cell.seen, separators=(",", ":"))
+        return self.holds(cell) and any(fnmatchcase(seen, glob) for glob in self.seen)
 
 
 def _fits(value: Any, wanted: str | bool) -> bool:
@@ -111,7 +127,7 @@ def _judged(cell: Cell, here: Iterable[Divergence]) -> Cell:
     if cell.verdict is not Verdict.UNEXPECTED:
         return cell
     for each in here:
-        if each.holds(cell):
+        if each.explains(cell):
             return replace(cell, verdict=Verdict.KNOWN, why="; ".join(filter(None, (each.why, cell.why))))
     return cell
 

@@ -19,6 +19,7 @@ html = "atlas.html"
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import itertools
@@ -33,6 +34,7 @@ from pathlib import Path
 from typing import Any, Union
 
 from udslab.atlas.catalogue import select
+from udslab.atlas.runner import Cell
 from udslab.containers import Session
 from udslab.containers.bundle import contents
 from udslab.errors import ServiceError
@@ -68,29 +70,42 @@ class Item:
         return str(self.where)
 
     @property
-    def distros(self) -> list[str]:
-        """Those that it needs an image of."""
-        places = (self.where,) if isinstance(self.where, Place) else (self.where.server, self.where.client)
-        return list(dict.fromkeys(place.distro for place in places))
+    def _places(self) -> tuple[Place, ...]:
+        return (self.where,) if isinstance(self.where, Place) else (self.where.server, self.where.client)
+
+    @property
+    def lab(self) -> str:
+        """What its result depends on that is known without an engine: the lab, and what is measured."""
+        return _hash([str(self), self.only, _lab()])
 
     def key(self, session: Session) -> str:
-        """What its result depends on: the images, the runtimes, the lab, and what is measured. Makes the images."""
-        ids = [images.provide(session.engine, distro) for distro in self.distros]
-        whole = json.dumps([str(self), ids, lab_hash(), self.only])
-        return hashlib.sha256(whole.encode()).hexdigest()
+        """All that its result depends on: :attr:`lab`, the images, which are made, the engine, its kernel, and its
+        runtimes."""
+        engine = session.engine
+        ids = [images.provide(engine, place.distro) for place in self._places]
+        with engine.telling("it does not tell its runtimes"):
+            info = engine.client.info()
+        runtimes = [info.get("Runtimes", {}).get(place.runtime) for place in self._places]
+        return _hash([self.lab, ids, engine.version, info.get("KernelVersion"), runtimes])
 
-    def measure(self, session: Session) -> Survey:
+    def measure(self, session: Session, advance: Callable[[Cell], object]) -> Survey:
         """Raises as :func:`udslab.places.container.survey`."""
         if isinstance(self.where, Place):
-            return survey(session, self.where, self.only, jobs=self.jobs)
-        return survey_pair(session, self.where, self.only)
+            return survey(session, self.where, self.only, jobs=self.jobs, advance=advance)
+        return survey_pair(session, self.where, self.only, advance=advance)
 
 
-def lab_hash() -> str:
-    """Of all that is sent into containers."""
+def _hash(what: Any) -> str:
+    return hashlib.sha256(json.dumps(what).encode()).hexdigest()
+
+
+@functools.cache
+def _lab() -> str:
+    """Of all that measures: what is sent into containers, and what sends it."""
     with zipfile.ZipFile(io.BytesIO(contents())) as bundle:
-        parts = [(name, hashlib.sha256(bundle.read(name)).hexdigest()) for name in sorted(bundle.namelist())]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+        inside = {name: hashlib.sha256(bundle.read(name)).hexdigest() for name in sorted(bundle.namelist())}
+    host = [file.read_text(encoding="utf-8") for file in sorted(Path(__file__).parent.glob("*.py"))]
+    return _hash([inside, host])
 
 
 @dataclass(frozen=True)
@@ -286,14 +301,19 @@ class Results:
         self.directory.mkdir(parents=True, exist_ok=True)
         file = self._file(item)
         partial = file.with_suffix(f".{os.getpid()}.part")
-        partial.write_text(json.dumps({"item": str(item), "key": key, "survey": survey.as_dict()}), encoding="utf-8")
+        told = {"item": str(item), "lab": item.lab, "key": key, "survey": survey.as_dict()}
+        partial.write_text(json.dumps(told), encoding="utf-8")
         partial.replace(file)
 
+    def has(self, item: Item) -> bool:
+        """Whether there is anything of it, be it of another lab."""
+        return self._file(item).exists()
+
     def read(self, item: Item, key: str | None = None) -> Survey | None:
-        """What is known of it, if that has this key, or whatever the key is; None if nothing is."""
+        """What this lab knows of it, if that has this key, or whatever the key is; None if nothing is."""
         try:
             told = json.loads(self._file(item).read_text(encoding="utf-8"))
-            if told["item"] != str(item) or (key is not None and told["key"] != key):
+            if told["item"] != str(item) or told["lab"] != item.lab or (key is not None and told["key"] != key):
                 return None
             return Survey.from_dict(told["survey"])
         except (OSError, ValueError, KeyError, TypeError):  # none, or of another version, or damaged

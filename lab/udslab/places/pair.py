@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import fnmatch
 import select
 from collections.abc import Callable, Iterator, Sequence
@@ -11,12 +10,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from udslab.atlas import two_sided
-from udslab.atlas.runner import Cell, Verdict, matches
+from udslab.atlas.runner import Cell, Verdict, matches, too_old
 from udslab.atlas.two_sided import TWO_SIDED, Between, TwoSided
 from udslab.containers import Job, Mount, Session, Shared
 from udslab.deadline import Deadline, now
 from udslab.errors import EngineError, Stage, Unsupported
-from udslab.places.container import USERS, Place, check_runtime, first_word, shared_on
+from udslab.places.container import USERS, Place, about, check_runtime, first_word, shared_on
 from udslab.places.survey import Survey
 
 __all__ = ["SHARES", "Pair", "select_two_sided", "survey_pair"]
@@ -82,10 +81,10 @@ def survey_pair(
 
 
 def _place(session: Session, pair: Pair, sides: _Sides) -> dict[str, Any]:
-    both = {name: {**sides.told[name], **dataclasses.asdict(each)} for name, each in _named(pair)}
+    both = {name: about(sides.told[name], each) for name, each in _named(pair)}
     server, client = both["server"], both["client"]
     place: dict[str, Any] = {key: f"{server[key]} → {client[key]}" for key in ("distro", "runtime", "user")}
-    for key in ("kernel", "machine", "python", "libc"):
+    for key in ("release", "kernel", "machine", "python", "libc"):
         place[key] = server[key] if server[key] == client[key] else f"{server[key]} → {client[key]}"
     inside = [name for name in both if both[name].get("gvisor")]
     if inside:
@@ -155,18 +154,13 @@ class _Sides:
         return job
 
     def _between(self) -> Between:
-        kernels = {name: _version(told["kernel"]) for name, told in self.told.items()}
         uids = {name: USERS[place.user].uid for name, place in _named(self._pair)}
         bound = {name: bool(told["bound"]) for name, told in self.told.items()}
-        return Between(frozenset(self._pair.shares), uids, bound, kernels)
+        return Between(frozenset(self._pair.shares), uids, bound)
 
     def measure(self, each: TwoSided) -> Cell:
         """One behaviour."""
         began = now()
-        for name in ("server", "client"):
-            if each.since and _version(self.told[name]["kernel"]) < each.since:
-                why = f"Linux {'.'.join(map(str, each.since))} or newer; the {name}'s is {self.told[name]['kernel']}"
-                return _cell(each, {}, None, Verdict.NOT_APPLICABLE, why, began)
         if each.late and self._shared.kind != "bind":
             why = "the engine mounts no single file of such a volume"
             return _cell(each, {}, None, Verdict.NOT_APPLICABLE, why, began)
@@ -179,7 +173,11 @@ class _Sides:
             return _cell(each, {}, None, Verdict.NOT_APPLICABLE, "; ".join(sorted(why_not)), began)
         seen = {name: results[name]["seen"] for name in ("server", "client")}
         why = "; ".join(f"{name}: {result['why']}" for name, result in results.items() if result.get("why"))
-        return _cell(each, each.expected(self._between()), seen, None, why, began)
+        cell = _cell(each, each.expected(self._between()), seen, None, why, began)
+        old = {too_old(each.since, told["kernel"], "gvisor" in told) for told in self.told.values()} - {""}
+        if old and cell.verdict is not Verdict.EXPECTED:
+            return replace(cell, seen=None, verdict=Verdict.NOT_APPLICABLE, why="; ".join(sorted(old)))
+        return cell
 
     def _play(self, each: TwoSided, directory: str) -> dict[str, dict[str, Any]]:
         """What both have seen. The server begins, for it makes the directory."""
@@ -246,10 +244,6 @@ def _next(playing: dict[str, Job], results: dict[str, dict[str, Any]], deadline:
             return name
     ready, _, _ = select.select(list(left.values()), [], [], deadline.left())
     return next((name for name, job in left.items() if job in ready), next(iter(left)))
-
-
-def _version(release: str) -> tuple[int, ...]:
-    return tuple(int(number) for number in release.split("-")[0].split(".") if number.isdecimal())
 
 
 def _cell(each: TwoSided, expected: Any, seen: Any, verdict: Verdict | None, why: str, began: float) -> Cell:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from udslab.atlas.runner import Verdict
 from udslab.places.survey import Survey
-from udslab.report.atlas.model import SEVERITY, Atlas, Row
+from udslab.report.atlas.model import SEVERITY, Atlas
 from udslab.report.page import page
 
 __all__ = ["atlas_html"]
@@ -31,21 +31,9 @@ def atlas_html(surveys: Sequence[Survey], day: datetime.date | None = None) -> s
     return page(
         "atlas",
         atlas=atlas,
-        sections=_sections(atlas),
         day=(day or datetime.date.today()).isoformat(),
         signs=_SIGNS,
         styles=_STYLES,
         verdicts=SEVERITY,
         Verdict=Verdict,
     )
-
-
-def _sections(atlas: Atlas) -> list[tuple[str, str, list[Row]]]:
-    """What must be looked at first, and then the groups: a name, a title and the rows of each."""
-    first = [
-        ("unexpected", "Not as expected", atlas.having(Verdict.UNEXPECTED)),
-        ("known", "Known divergences", atlas.having(Verdict.KNOWN)),
-    ]
-    rest = [row for row in atlas.rows if row.worst not in (Verdict.UNEXPECTED, Verdict.KNOWN)]
-    groups = [("same", title, [row for row in rest if row.group == group]) for group, title in atlas.groups.items()]
-    return [section for section in (*first, *groups) if section[2]]

@@ -24,9 +24,8 @@ def atlas_markdown(surveys: Sequence[Survey], day: datetime.date | None = None) 
     """A page for ``docs/``. ``day``: when the surveys were made; today unless given."""
     atlas = Atlas.of(surveys)
     lines = [*_head(atlas, day or datetime.date.today()), *_places(atlas), *_groups(atlas)]
-    for verdict, title in ((Verdict.UNEXPECTED, "Not as expected"), (Verdict.KNOWN, "Known divergences")):
-        rows = atlas.having(verdict)
-        if rows:
+    for name, title, rows in atlas.sections:
+        if name != "same":
             lines += ["", f"## {title}", "", *_matrix(atlas, rows), *_details(atlas, rows)]
     return "\n".join(lines) + "\n"
 
@@ -79,10 +78,10 @@ def _details(atlas: Atlas, rows: Sequence[Row]) -> Iterator[str]:
         yield f'<a id="{row.anchor.lower()}"></a>**{escape(row.id)}** {escape(row.claim)}'
         yield ""
         for result in row.results:
-            if result.verdict in (Verdict.UNEXPECTED, Verdict.KNOWN):
+            if result.verdict in (Verdict.UNEXPECTED, Verdict.KNOWN) or result.verdict is row.worst:
                 yield from _result(result, atlas)
-        if row.source:
-            yield f"- Source: {escape(row.source)}"
+        for name, fact in row.facts.items():
+            yield f"- {name.capitalize()}: {escape(fact)}"
 
 
 def _result(result: Result, atlas: Atlas) -> Iterator[str]:
@@ -91,7 +90,7 @@ def _result(result: Result, atlas: Atlas) -> Iterator[str]:
         # With one place, it goes without saying.
         named = ", ".join(escape(atlas.places[number].label) for number in numbers) if len(atlas.places) > 1 else ""
         places.append(": ".join(filter(None, (named, escape(", ".join(variants))))))
-    told = [f"{name} {code(''.join(part.text for part in value))}" for name, value in result.values.items()]
+    told = [f"{name} {code(''.join(part.text for part in value))}" for name, value in result.told.items()]
     yield f"- {_SIGNS[result.verdict]} " + ": ".join(filter(None, ("; ".join(filter(None, places)), ", ".join(told))))
     if result.why:
         yield f"  - {escape(result.why)}"

@@ -1,10 +1,11 @@
-"""What is in an atlas: a row for each behaviour, a column for each place.
+"""What is in an atlas: a row for each claim of a behaviour, a column for each place.
 
 What a survey says is foreign text: it is made printable here, once, for all that show it.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,6 +15,7 @@ from typing import Any
 from udslab.atlas.behaviour import Behaviour
 from udslab.atlas.catalogue import GROUPS, load
 from udslab.atlas.runner import Cell, Verdict
+from udslab.atlas.two_sided import TWO_SIDED, TwoSided, row_of
 from udslab.places.survey import Survey
 from udslab.report.text import clean
 
@@ -66,23 +68,31 @@ class Result:
         return [number for numbers, _ in self.where for number in numbers]
 
     @property
-    def values(self) -> dict[str, tuple[Part, ...]]:
-        """What was expected, and what was seen."""
-        return {"expected": self.expected, "seen": self.seen}
+    def told(self) -> dict[str, tuple[Part, ...]]:
+        """What was expected, unless that is what was seen, and what was seen."""
+        return (
+            {"seen": self.seen} if self.verdict is Verdict.EXPECTED else {"expected": self.expected, "seen": self.seen}
+        )
 
 
 @dataclass(frozen=True)
 class Row:
-    """One behaviour. ``cells``: for each place how many variants have each verdict; None where it was not asked."""
+    """What a behaviour claims in one place, or between two. ``cells``: for each place how many variants have each
+    verdict; None where it was not asked."""
 
     id: str
     anchor: str
     """A name for links."""
     claim: str
-    source: str
     notes: str
+    facts: Mapping[str, str]
+    """Of which kernels it is, what it needs, and where it is said, as far as these are known."""
+    between: bool
+    """Whether it is between two places."""
     cells: tuple[Counter[Verdict] | None, ...]
     results: tuple[Result, ...]
+    differs: bool
+    """Whether a variant was seen otherwise in one place than in another, and both as expected."""
 
     @property
     def group(self) -> str:
@@ -132,14 +142,29 @@ class Atlas:
 
     @classmethod
     def of(cls, surveys: Sequence[Survey]) -> Atlas:
-        """The atlas of these surveys, in their order; the behaviours in that of the catalogue."""
-        by_id: dict[str, list[list[Cell]]] = {}
+        """The atlas of these surveys, in their order; the behaviours in that of the catalogue, what they claim between
+        two places behind what they claim in one."""
+        found: dict[tuple[str, str], list[list[Cell]]] = {}
         for number, survey in enumerate(surveys):
             for cell in survey.cells:
-                by_id.setdefault(cell.id, [[] for _ in surveys])[number].append(cell)
-        known = {each.id: each for each in load()}
-        groups, order = list(GROUPS), list(known)
-        ids = sorted(by_id, key=lambda each: (_place_in(groups, each.partition("-")[0]), _place_in(order, each)))
+                found.setdefault((cell.id, cell.claim), [[] for _ in surveys])[number].append(cell)
+        groups = list(GROUPS)
+        ids = [each.id for each in load()]
+        claims = list(dict.fromkeys(each.claim for each in TWO_SIDED.values()))
+        order = sorted(
+            found,
+            key=lambda key: (
+                _place_in(groups, key[0].partition("-")[0]),
+                _place_in(ids, key[0]),
+                claims.index(key[1]) + 1 if key[1] in claims else 0,
+            ),
+        )
+        rows = []
+        anchors: Counter[str] = Counter()
+        for id, claim in order:
+            name = id if id in ids else "row"
+            anchors[name] += 1
+            rows.append(_row(name if anchors[name] == 1 else f"{name}-{anchors[name]}", found[id, claim]))
         places = tuple(
             Place(
                 name,
@@ -148,7 +173,7 @@ class Atlas:
             )
             for name, survey in zip(_labels([survey.place for survey in surveys]), surveys, strict=True)
         )
-        return cls(places, tuple(_row(id, number, by_id[id], known.get(id)) for number, id in enumerate(ids)))
+        return cls(places, tuple(rows))
 
     @property
     def counts(self) -> Counter[Verdict]:
@@ -158,6 +183,19 @@ class Atlas:
     def having(self, verdict: Verdict) -> list[Row]:
         """The rows whose worst verdict is this one."""
         return [row for row in self.rows if row.worst is verdict]
+
+    @property
+    def sections(self) -> list[tuple[str, str, list[Row]]]:
+        """What must be looked at first, and then the groups: a name, a title and the rows of each."""
+        fine = [row for row in self.rows if row.worst not in (Verdict.UNEXPECTED, Verdict.KNOWN)]
+        first = [
+            ("unexpected", "Not as expected", self.having(Verdict.UNEXPECTED)),
+            ("known", "Known divergences", self.having(Verdict.KNOWN)),
+            ("differs", "As expected, but not the same in all places", [row for row in fine if row.differs]),
+        ]
+        same = [row for row in fine if not row.differs]
+        groups = [("same", title, [row for row in same if row.group == group]) for group, title in self.groups.items()]
+        return [section for section in (*first, *groups) if section[2]]
 
     @property
     def groups(self) -> dict[str, str]:
@@ -193,8 +231,9 @@ def _labels(places: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
 
 
-def _row(id: str, number: int, cells: Sequence[Sequence[Cell]], known: Behaviour | None) -> Row:
-    claim = next(cell.claim for place in cells for cell in place)
+def _row(anchor: str, cells: Sequence[Sequence[Cell]]) -> Row:
+    one = next(cell for place in cells for cell in place)
+    known = row_of(one.id, one.variant)
     found: dict[tuple[str, ...], tuple[Cell, dict[int, list[str]]]] = {}
     for column, place in enumerate(cells):
         for cell in place:
@@ -203,14 +242,39 @@ def _row(id: str, number: int, cells: Sequence[Sequence[Cell]], known: Behaviour
             found.setdefault(key, (cell, {}))[1].setdefault(column, []).append(clean(cell.variant))
     results = [_result(cell, where, cells) for cell, where in found.values()]
     return Row(
-        clean(id),
-        id if known else f"row-{number}",
-        clean(claim),
-        known.source if known else "",
+        clean(one.id),
+        anchor,
+        clean(one.claim),
         known.notes if known else "",
+        _facts(known) if known else {},
+        isinstance(known, TwoSided),
         tuple(Counter(cell.verdict for cell in place) if place else None for place in cells),
         tuple(sorted(results, key=lambda result: SEVERITY.index(result.verdict))),
+        _differ(cells),
     )
+
+
+def _facts(known: Behaviour | TwoSided) -> dict[str, str]:
+    kernels = [f"Linux {_dotted(known.since)} or newer"] if known.since else []
+    needs: list[str] = []
+    if isinstance(known, Behaviour):
+        kernels += [f"changed in {', '.join(map(_dotted, known.changes))}"] if known.changes else []
+        needs = sorted(map(str, known.needs))
+    facts = {"kernel": "; ".join(kernels), "needs": ", ".join(needs), "source": known.source}
+    return {name: fact for name, fact in facts.items() if fact}
+
+
+def _dotted(version: Sequence[int]) -> str:
+    return ".".join(map(str, version))
+
+
+def _differ(cells: Sequence[Sequence[Cell]]) -> bool:
+    """Whether a variant was seen as expected in several places, and not in the same way."""
+    seen: dict[str, set[str]] = {}
+    for cell in itertools.chain(*cells):
+        if cell.verdict is Verdict.EXPECTED:
+            seen.setdefault(cell.variant, set()).add(json.dumps(cell.seen, sort_keys=True))
+    return any(len(values) > 1 for values in seen.values())
 
 
 def _result(cell: Cell, where: Mapping[int, Sequence[str]], cells: Sequence[Sequence[Cell]]) -> Result:

@@ -65,7 +65,7 @@ def _print_groups(atlas: Atlas, print_line: Print) -> None:
 
 
 def print_behaviour(row: Row, places: Sequence[str], out: TextIO | None = None) -> None:
-    """Print one behaviour: its claim, notes and source, and what each place said."""
+    """Print one behaviour: its claim, notes, kernels, needs and source, and what each place said."""
     print_line = printer(out or sys.stdout, _STYLES)
     _print_row(row, print_line, SEVERITY, places)
 
@@ -81,8 +81,8 @@ def _print_row(row: Row, print_line: Print, verdicts: Sequence[Verdict], places:
     for result in row.results:
         if result.verdict in verdicts:
             _print_result(result, row, print_line, places)
-    if row.source:
-        _print_all(folded(row.source, "            ", "  source    "), print_line)
+    for name, fact in row.facts.items():
+        _print_all(folded(fact, " " * 12, f"  {name:10}"), print_line)
 
 
 def _print_result(result: Result, row: Row, print_line: Print, places: Sequence[str] | None) -> None:
@@ -96,8 +96,7 @@ def _print_result(result: Result, row: Row, print_line: Print, places: Sequence[
         elif told:
             _print_all(folded(told, " " * 12, "  in        "), print_line)
     if result.verdict is not Verdict.NOT_APPLICABLE:
-        values = {"seen": result.seen} if result.verdict is Verdict.EXPECTED else result.values
-        for name, told in zip(values, _told(list(values.values())), strict=True):
+        for name, told in zip(result.told, _told(list(result.told.values())), strict=True):
             _print_all(folded(told, " " * 12, f"  {name:10}"), print_line)
     if result.why:
         _print_all(folded(result.why, " " * 12, "  why       "), print_line)

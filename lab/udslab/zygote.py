@@ -38,6 +38,7 @@ class Zygote(Remote):
                     stdin=theirs.fileno(),
                     stdout=theirs.fileno(),
                     stderr=self._log,
+                    env=os.environ,  # not what C has set besides: readline, which pytest imports, sets COLUMNS
                     start_new_session=True,
                 )
             except BaseException:

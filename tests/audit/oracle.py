@@ -479,7 +479,7 @@ _PROBES: dict[str, tuple[Callable[[Scene], set[str]], Callable[[Sequence[str]], 
     "fresh-start": (_fresh_start, _first("fails", "hangs")),
     "term-cleanup": (_cleanup, _same),
     "int-cleanup": (_cleanup, _same),
-    "privilege-drop": (_cleanup, _same),
+    "privilege-drop": (_cleanup, lambda found: found[-1]),  # in root's directory, or else in the user's
     "stale-restart": (_restart, _same),
     "kill-main": (_kill_main, _same),
     "second-instance": (_second_instance, _same),

@@ -133,6 +133,9 @@ def drive(environment, sockets):
         with theirs:
             command = [*prefix, sys.executable, "-W", "error", "-c", DRIVER]
             process = sockets.enter_context(Process(command, env=environment, stdin=theirs.fileno()))
+        # By the end of its channel, before the signal that Process sends: that would orphan what it has started.
+        sockets.callback(process.exits_within, LIMIT)
+        sockets.callback(ours.close)
         return Driver(process, ours)
 
     return start

@@ -146,15 +146,9 @@ def test_a_directory_goes_whatever_the_server_did_to_it(host, commands):
 
 
 @pytest.mark.parametrize("depth", [100, 800])
-def test_a_deep_tree_goes(host, depth):
+def test_a_deep_tree_goes(host, depth, deepen):
     with host.directory() as path:
-        fd = os.open(path, os.O_RDONLY)
-        for _ in range(depth):
-            os.mkdir("some-directory", dir_fd=fd)
-            inner = os.open("some-directory", os.O_RDONLY, dir_fd=fd)
-            os.close(fd)
-            fd = inner
-        os.close(fd)
+        deepen(path, "some-directory", depth)
     assert not os.path.exists(path)
 
 

@@ -347,15 +347,9 @@ def test_an_ordinary_user_can_remove_what_his_servers_have_locked(as_nobody, of_
 
 
 @pytest.mark.parametrize("depth", [10, pytest.param(1500, marks=DEEP)])
-def test_a_tree_is_removed_however_deep_it_is(directory, depth):
+def test_a_tree_is_removed_however_deep_it_is(directory, depth, deepen):
     top = directory / "top"
     top.mkdir()
-    fd = os.open(top, os.O_RDONLY)
-    for _ in range(depth):
-        os.mkdir("d", dir_fd=fd)
-        inner = os.open("d", os.O_RDONLY, dir_fd=fd)
-        os.close(fd)
-        fd = inner
-    os.close(fd)
+    deepen(top, "d", depth)
     remove_tree(str(top))
     assert not top.exists()

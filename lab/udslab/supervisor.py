@@ -54,7 +54,7 @@ from udslab.socktype import SocketType, open_pair
 from udslab.spawn import change_environment, reset_signals
 from udslab.wire import Lines, Message, decode_address, encode_error, line
 
-__all__ = ["children_of", "rehearse", "supervise"]
+__all__ = ["children_of", "rehearse", "stat_of", "supervise"]
 
 _CHUNK = 1 << 16
 _LISTEN_FD = 3
@@ -385,7 +385,7 @@ def children_of(pid: int) -> list[int]:
     """The children of a process, of all its threads; none if it has ended."""
     if not _HAS_CHILDREN:
         return [
-            int(entry) for entry in os.listdir("/proc") if entry.isdigit() and _stat(int(entry))[1:2] == [b"%d" % pid]
+            int(entry) for entry in os.listdir("/proc") if entry.isdigit() and stat_of(int(entry))[1:2] == [b"%d" % pid]
         ]
     found: list[int] = []
     with suppress(OSError):  # it, or a thread of it, has ended
@@ -400,12 +400,12 @@ _HAS_CHILDREN = os.path.exists(f"/proc/self/task/{os.getpid()}/children")
 
 def _command(pid: int) -> list[str] | None:
     """Its command line, or its name if that is empty; None if it has ended."""
-    state = _stat(pid)[:1]
+    state = stat_of(pid)[:1]
     words = _read(f"/proc/{pid}/cmdline").rstrip(b"\0") or _read(f"/proc/{pid}/comm").strip()
     return None if state in ([], [b"Z"], [b"X"]) else os.fsdecode(words).split("\0")
 
 
-def _stat(pid: int) -> list[bytes]:
+def stat_of(pid: int) -> list[bytes]:
     """From its state on, the fields of proc_pid_stat(5): state, parent, …; none if it has gone."""
     return _read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
 

@@ -123,13 +123,10 @@ class Crew:
                 if self._cancelled.is_set():
                     return
                 finding = Finding(probe, "", Verdict.SKIP, seconds=now() - began, why=str(error))
-            self._tell(number, finding)
+            self._found[number].findings[probe] = finding  # here: whoever is interrupted may not hear of it
+            self._told.put((number, finding))
             if not host.alive:
                 return
-
-    def _tell(self, number: int, finding: Finding) -> None:
-        self._found[number].findings[finding.probe] = finding  # here: whoever is interrupted may not hear of it
-        self._told.put((number, finding))
 
     def audits(self) -> list[Audit]:
         """What is known of each subject: its findings in the probes' order."""

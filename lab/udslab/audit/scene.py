@@ -21,6 +21,7 @@ from udslab.deadline import Deadline, now
 from udslab.errors import AgentGone, TimedOut, UdsError
 from udslab.ready import LISTENING, Condition, Readiness, file_of
 from udslab.state import State, Status, status
+from udslab.supervisor import stat_of
 from udslab.word import Word
 
 __all__ = ["Claim", "Host", "Instance", "Pinned", "Run", "Scene", "Server", "Skipped", "Start", "User"]
@@ -548,16 +549,9 @@ def _bound_to(path: str) -> list[diag.Entry]:
 
 def _ancestors(pid: int) -> Iterator[int]:
     while pid > 1:
-        fields = _stat(pid)
+        fields = stat_of(pid)
         pid = int(fields[1]) if fields else 0
         yield pid
-
-
-def _stat(pid: int) -> list[str]:
-    """From its state on, the fields of proc_pid_stat(5); none if it has gone."""
-    with suppress(OSError), open(f"/proc/{pid}/stat") as file:
-        return file.read().rpartition(")")[2].split()
-    return []
 
 
 def _shows_its_files(pid: int) -> bool:
@@ -573,8 +567,8 @@ def _shows_its_files(pid: int) -> bool:
 
 def _sleeps(pid: int) -> float | None:
     """The processor time that a process has used, in ticks, if it sleeps; None if it runs, or has ended."""
-    fields = _stat(pid)
-    return float(fields[11]) + float(fields[12]) if fields[:1] == ["S"] else None  # the man page's 3, 14, 15
+    fields = stat_of(pid)
+    return float(fields[11]) + float(fields[12]) if fields[:1] == [b"S"] else None  # the man page's 3, 14, 15
 
 
 def _is_socket(entry: os.DirEntry[str]) -> bool:

@@ -11,6 +11,7 @@ Nothing here knows the library: it is what the audit is checked against.
 from __future__ import annotations
 
 import itertools
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from posixpath import dirname, join, normpath
@@ -131,38 +132,68 @@ class Contradiction(AssertionError):
     """No order of the calls explains their results."""
 
 
-class Replay:
-    """What was below a directory, moment by moment."""
+_Reached = set[tuple[State, frozenset[Operation]]]
+"""States, each with those under way that have taken effect in it already."""
 
-    def __init__(self, log: Log, top: str) -> None:
+
+class Replay:
+    """What was below a directory, moment by moment.
+
+    ``own``: directories below it, those of the servers themselves. Of the files there, which with a database are
+    thousands, only those count that are also bound, linked or renamed.
+    """
+
+    def __init__(self, log: Log, top: str, own: Sequence[str] = ()) -> None:
         self.log = log
-        self._operations = [
+        within = [
             each for each in log.operations if not each.paths or any(path.startswith(top + "/") for path in each.paths)
         ]
+        more = {path for each in within if each.name in ("bind", "link", "rename", "symlink") for path in _leads(each)}
+
+        def counts(operation: Operation) -> bool:
+            if operation.name not in ("open", "unlink", "chmod"):
+                return True
+            (path,) = operation.paths
+            home = next((each for each in own if path.startswith(each + "/")), None)
+            while home is not None and path not in more:
+                path = dirname(path)
+                if path == home:
+                    return False
+            return True
+
+        operations = [each for each in within if counts(each)]
+        moments = [(each.first, 0, each) for each in operations] + [(each.last, 1, each) for each in operations]
+        self._moments = sorted(moments, key=lambda moment: moment[:2])
+        self._lines = [line for line, _, _ in self._moments]
+        self._known: dict[int, tuple[_Reached, frozenset[Operation]]] = {0: ({(State(), frozenset())}, frozenset())}
+        """After so many moments: what can be reached, and what is under way."""
 
     def at(self, line: int) -> set[State]:
         """The states that may have been there before a line of the log."""
-        moments = [(each.first, 0, each) for each in self._operations]
-        moments += [(each.last, 1, each) for each in self._operations]
-        # A state, and those under way that have taken effect already.
-        reached: set[tuple[State, frozenset[Operation]]] = {(State(), frozenset())}
-        under_way: set[Operation] = set()
-        for number, ends, operation in sorted(moments, key=lambda moment: moment[:2]):
-            if number >= line:
-                break
+        count = bisect_left(self._lines, line)
+        before = max(each for each in self._known if each <= count)
+        reached, under_way = self._known[before]
+        for number, ends, operation in self._moments[before:count]:
             if not ends:
-                under_way.add(operation)
+                under_way |= {operation}
                 continue
             reached = {(state, done - {operation}) for state, done in _orders(reached, under_way) if operation in done}
-            under_way.discard(operation)
+            under_way -= {operation}
             if not reached:
                 raise Contradiction(f"line {number + 1}: {operation}")
+        self._known[count] = reached, under_way
         return {state for state, _ in _orders(reached, under_way)}
 
 
-def _orders(
-    reached: set[tuple[State, frozenset[Operation]]], under_way: set[Operation]
-) -> set[tuple[State, frozenset[Operation]]]:
+def _leads(operation: Operation) -> list[str]:
+    """The paths that it names, also as what a link leads to."""
+    paths = list(operation.paths)
+    if operation.name == "symlink":
+        paths.append(normpath(join(dirname(paths[0]), operation.detail)))
+    return paths
+
+
+def _orders(reached: _Reached, under_way: frozenset[Operation]) -> _Reached:
     """All that can be reached when those under way take effect in any order, or not yet."""
     found = set(reached)
     new = list(reached)

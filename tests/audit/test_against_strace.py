@@ -94,7 +94,7 @@ def _scenes(log: Log, subject: Subject, probe: str) -> list[Scene]:
     # The last of the directories: in another one it was measured how long a start takes.
     top = dirname(found[-1].cwd)
     found = [start for start in found if dirname(start.cwd) == top]
-    replay = Replay(log, top)
+    replay = Replay(log, top, [start.cwd for start in found])
     groups: list[tuple[str, list[Start]]] = []
     for start in found:
         path = _path(log, top, start, subject, probe)

@@ -30,6 +30,42 @@ def states(text: str) -> list[tuple[dict[str, str], set[str]]]:
     )
 
 
+def test_of_a_servers_own_files_those_count_that_come_into_the_way_of_others():
+    log = Log(
+        """\
+1 1.0 mkdir("/d/1", 0700) = 0
+1 1.0 openat(AT_FDCWD</>, "/d/1/table", O_WRONLY|O_CREAT, 0600) = 3</d/1/table>
+1 1.0 openat(AT_FDCWD</>, "/d/1/new", O_WRONLY|O_CREAT, 0600) = 4</d/1/new>
+1 1.0 rename("/d/1/new", "/d/s") = 0
+1 1.0 mkdir("/d/1/tree", 0700) = 0
+1 1.0 openat(AT_FDCWD</>, "/d/1/tree/leaf", O_WRONLY|O_CREAT, 0600) = 5</d/1/tree/leaf>
+1 1.0 rename("/d/1/tree", "/d/t") = 0
+1 1.0 openat(AT_FDCWD</>, "/d/1/linked", O_WRONLY|O_CREAT, 0600) = 6</d/1/linked>
+1 1.0 symlink("1/linked", "/d/l") = 0
+1 1.0 socket(AF_UNIX, SOCK_STREAM, 0) = 7<socket:[70]>
+1 1.0 bind(7<socket:[70]>, {sa_family=AF_UNIX, sun_path="/d/1/s"}, 8) = 0
+1 1.0 unlink("/d/1/s") = 0
+"""
+    )
+    all_of_it, without = (
+        {name for state in Replay(log, "/d", own).at(log.length) for name, _ in state.names} for own in ((), ["/d/1"])
+    )
+    assert without == {"/d/1", "/d/s", "/d/t", "/d/t/leaf", "/d/1/linked", "/d/l"}
+    assert all_of_it == without | {"/d/1/table"}
+
+
+def test_moments_may_be_asked_for_in_any_order():
+    log = Log(BOUND + '1 1.0 unlink("/d/s") = 0\n')
+    replay = Replay(log, "/d")
+    assert [{bool(state.at("/d/s")) for state in replay.at(line)} for line in (4, 1, 3, 2, 4)] == [
+        {False},
+        {False},
+        {True},
+        {True},
+        {False},
+    ]
+
+
 def test_arguments_are_split_outside_of_strings_brackets_and_annotations():
     given = r'AT_FDCWD</d, e->, "a, \"b\")", {sa_family=AF_UNIX, sun_path="x"}, [{a=1}, 2], O_CREAT|O_EXCL, 0666'
     assert split(given) == [

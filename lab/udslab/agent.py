@@ -29,6 +29,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 from udslab import __version__, libc
 from udslab.address import Address
@@ -87,6 +88,8 @@ class _Child:
     code: int | None = None
     unsent: bytearray = field(default_factory=bytearray)
     """What is passed on to it, as soon as it takes it."""
+    pushing: bool = False
+    """Whether it is waited until it takes more."""
     written: bytearray = field(default_factory=bytearray)
     dropped: int = 0
     waiting: set[int] = field(default_factory=set)
@@ -142,6 +145,8 @@ class Agent:
         self._tell = tell
         self._lines = Lines()
         self._pending = bytearray()
+        self._writing = False
+        """Whether it is waited until the driver takes more."""
         self._children: dict[int, _Child] = {}
         self._spares: list[_Child] = []
         """Forked before they are asked for: that, and to put off what is the agent's, is most of the time that a server
@@ -189,6 +194,8 @@ class Agent:
                 self._read(selectors.EVENT_READ)  # after a pause of the container there is something, and it is late
                 if now() >= self._heard + self._lease:
                     self._end(f"nothing was heard for {self._lease:g} s")
+            if self._pending:
+                self._write()
         signal.set_wakeup_fd(-1)
         self._wakened.close()
         self._waker.close()
@@ -246,8 +253,8 @@ class Agent:
             self._send({"id": id, "error": encode_error(error)})
 
     def _send(self, message: Message) -> None:
+        """Tell the driver, when all that has come has been dealt with."""
         self._pending += line(message)
-        self._write()
 
     def _write(self) -> None:
         """Write what can be written now. Never waits: a driver that does not read must not keep us from ending."""
@@ -259,11 +266,13 @@ class Agent:
         except OSError:
             self._pending.clear()
             self._end("its driver has gone")
-        self._watch_sink()
+        if bool(self._pending) is not self._writing:
+            self._watch_sink()
 
     def _watch_sink(self) -> None:
         if self._ending:
             return
+        self._writing = not self._writing
         read = selectors.EVENT_READ
         write = selectors.EVENT_WRITE if self._pending else 0
         if self._sink == self._source:
@@ -461,6 +470,7 @@ class Agent:
         """Several at a time: after a fork the kernel must copy also what the agent touches, once for all of them."""
         if self._spares or self._ending:
             return
+        self._write()  # nobody shall wait for what follows
         with suppress(OSError):  # then the next one is forked, or fails, when it is asked for
             for _ in range(SPARES):
                 self._spares.append(self._fork())
@@ -474,10 +484,13 @@ class Agent:
                 ours.close()
                 raise
         child = _Child(next(self._numbers), pid, ours, read)
-        self._children[child.number] = child
-        self._selector.register(ours, selectors.EVENT_READ, lambda mask: self._attend(child, mask))
-        self._selector.register(read, selectors.EVENT_READ, lambda mask: self._drain(child))
+        self._take_on(child, self._selector.register)
         return child
+
+    def _take_on(self, child: _Child, listen_to: Callable[[Any, int, Callable[[int], None]], object]) -> None:
+        self._children[child.number] = child
+        listen_to(child.channel, selectors.EVENT_READ, lambda mask: self._attend(child, mask))
+        listen_to(child.output, selectors.EVENT_READ, lambda mask: self._drain(child))
 
     def _fork_with(self, ours: socket.socket, theirs: socket.socket) -> tuple[int, int]:
         """The child's pid, and the end of the pipe at which its output is read."""
@@ -555,9 +568,11 @@ class Agent:
             pass
         except OSError:
             child.unsent.clear()  # it has ended, or is about to
-        key = self._selector.get_key(child.channel)
-        write = selectors.EVENT_WRITE if child.unsent else 0
-        self._selector.modify(child.channel, selectors.EVENT_READ | write, key.data)
+        if bool(child.unsent) is not child.pushing:
+            child.pushing = not child.pushing
+            write = selectors.EVENT_WRITE if child.pushing else 0
+            key = self._selector.get_key(child.channel)
+            self._selector.modify(child.channel, selectors.EVENT_READ | write, key.data)
 
     def _hear(self, child: _Child) -> None:
         """What a child says on its channel: that it has started, then answers to what was passed on to it."""
@@ -596,7 +611,23 @@ class Agent:
             self._send({"event": "gone", "child": child.number, "code": child.main})
         else:
             child.killed = message["killed"]
-            self._answer_waiting(child)  # all that it has to do yet is to exit
+            self._release(child)
+
+    def _release(self, child: _Child) -> None:
+        """What it has supervised has ended, so that it may be given another command."""
+        self._drain(child)
+        if self._ending or child.channel is None or child.output < 0 or child.unsent:  # half a request on its way
+            self._close_channel(child)  # and so it exits
+        else:
+            spare = _Child(next(self._numbers), child.pid, child.channel, child.output)
+            child.channel, child.output, child.code = None, -1, 0
+            self._take_on(spare, self._selector.modify)
+            self._spares.insert(0, spare)
+            self._tell_of(child, f"ended, {_how(child.main or 0)}")
+            self._refuse_asked(child)
+        self._answer_waiting(child)
+        if child.forgotten and child.code is not None:
+            self._close(child)
 
     def _main_ended(self, child: _Child, code: int) -> None:
         child.main = code
@@ -676,12 +707,15 @@ class Agent:
         if child.starting is not None:
             child.asked.add(child.starting)
             child.starting, child.forgotten = None, True  # nobody is told its number
-        for id in child.asked:
-            self._refuse(id, self._died(child))
-        child.asked.clear()
+        self._refuse_asked(child)
         self._answer_waiting(child)
         if child.forgotten or child in self._spares:
             self._close(child)
+
+    def _refuse_asked(self, child: _Child) -> None:
+        for id in child.asked:
+            self._refuse(id, self._died(child))
+        child.asked.clear()
 
     def _answer_waiting(self, child: _Child) -> None:
         for id in child.waiting:
@@ -769,10 +803,15 @@ def _work(channel: socket.socket) -> int:
         return data
 
     for message in _messages(receive):
+        umask = None if message.get("umask") is None else os.umask(message["umask"])
         libc.set_dumpable(True)
-        if message.get("umask") is not None:
-            os.umask(message["umask"])
-        return _WORK[message["op"]](channel, {**message, "record": record[0] if record else None})
+        if message["op"] in _WORK:
+            return _WORK[message["op"]](channel, {**message, "record": record[0] if record else None})
+        if message["op"] == "supervise":  # else it is for what was supervised, which has ended meanwhile
+            supervise(channel, message)
+        libc.set_dumpable(False)
+        if umask is not None:
+            os.umask(umask)
     return 0
 
 
@@ -879,7 +918,6 @@ def _answer_questions(connection: Connection, channel: socket.socket, address: A
 _WORK: dict[str, Callable[[socket.socket, Message], int]] = {
     "serve": _serve,
     "start": _execute,
-    "supervise": supervise,
     "connect": _converse,
 }
 

@@ -39,7 +39,7 @@ __all__ = [
     "wait_listening",
 ]
 
-_FIRST_PAUSE = 0.0002
+_FIRST_PAUSE = 0.00003
 _LAST_PAUSE = 0.01
 _TOLD_PAUSE = 0.1
 """As rarely is it looked where an event will tell: some are told to nobody here (another kernel has bound it, or a

@@ -26,7 +26,8 @@ it tells, each once and in this order::
                                                     after the grace, SIGKILL to all that is left
     {"op": "kill"}                                  SIGKILL to all at once
 
-After ``ended`` it exits, with status 0. At the end of the channel, which is the agent's, it kills everything and exits.
+After ``ended`` its process is as it was, and may supervise another command: to fork one costs milliseconds. At the end
+of the channel, which is the agent's, it kills everything.
 
 Whoever daemonises (forks twice, makes a session of its own) becomes a child of the supervisor, which is a subreaper
 (prctl(2)). If the supervisor itself is killed, all that is below it goes to the next subreaper above, so that the agent
@@ -42,7 +43,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 
 from udslab import libc
 from udslab.deadline import Deadline, now
@@ -61,8 +62,8 @@ _LISTEN_FD = 3
 """SD_LISTEN_FDS_START: where what was listened on beforehand is handed over (sd_listen_fds(3))."""
 
 
-def supervise(channel: socket.socket, message: Message) -> int:
-    """Start ``message["command"]``, follow it until it has ended, and give back the exit status of this process.
+def supervise(channel: socket.socket, message: Message) -> None:
+    """Start ``message["command"]``, and follow it until it has ended as it was told to, or the channel has.
 
     ``message`` may have ``env``, or ``changes`` to this process's (None: not set), and ``cwd``; ``user``, whose
     ``uid``, ``gid`` and ``groups`` the command gets; ``at``, the instant of the monotonic clock at which it is started,
@@ -72,12 +73,7 @@ def supervise(channel: socket.socket, message: Message) -> int:
 
     Raises :class:`~udslab.errors.UdsError` if it cannot be started.
     """
-    libc.adopt_orphans()
-    libc.outlive_parent()  # or what is below would outlive both; the end of the channel tells as well
-    wakened, waker = open_pair(SocketType.STREAM)
-    with wakened, waker:
-        signal.signal(signal.SIGCHLD, lambda *_: None)  # it only wakes the loop
-        signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
+    with _told_of_ends() as wakened:
         listener = _listen(message)
         try:
             if message.get("at") is not None:
@@ -91,9 +87,29 @@ def supervise(channel: socket.socket, message: Message) -> int:
         finally:
             if listener is not None:
                 listener.close()
-            signal.set_wakeup_fd(-1)
     supervisor.tell_end()
-    return 0
+
+
+@contextmanager
+def _told_of_ends() -> Iterator[socket.socket]:
+    """Within the block what loses its parent below comes to this process, and something comes on the socket when a
+    child has ended. The current directory is that of before afterwards, as is all else."""
+    home = os.open(os.curdir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    libc.adopt_orphans()
+    libc.outlive_parent()  # or what is below would outlive both; the end of the channel tells as well
+    wakened, waker = open_pair(SocketType.STREAM)
+    with wakened, waker:
+        before = signal.signal(signal.SIGCHLD, lambda *_: None)  # it only wakes the loop
+        signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
+        try:
+            yield wakened
+        finally:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, before)
+            libc.get_killed_with_parent()  # it may have ended already: then the channel has, too
+            libc.adopt_orphans(False)
+            os.fchdir(home)
+            os.close(home)
 
 
 def rehearse() -> None:
@@ -122,8 +138,8 @@ def _listen(message: Message) -> Listener | BoundSocket | None:
 def _start(message: Message, listener: Listener | BoundSocket | None) -> int:
     """The pid of the command: in a session of its own, with all signals at their defaults and let through."""
     command: list[str] = message["command"]
-    env: Mapping[str, str] = os.environ if message.get("env") is None else message["env"]
-    change_environment(message.get("changes", {}))
+    whole = os.environ if message.get("env") is None else message["env"]
+    env = {name: value for name, value in {**whole, **message.get("changes", {})}.items() if value is not None}
     try:
         if message.get("cwd") is not None:
             os.chdir(message["cwd"])
@@ -136,19 +152,19 @@ def _start(message: Message, listener: Listener | BoundSocket | None) -> int:
 
 
 def _spawn(command: list[str], env: Mapping[str, str]) -> int:
-    if env is not os.environ:
-        os.environ["PATH"] = env.get("PATH", os.defpath)  # posix_spawn looks in ours, not in the command's
+    ours = os.environ.get("PATH")
+    change_environment({"PATH": env.get("PATH", os.defpath)})  # posix_spawn looks in ours, not in the command's
     try:
         return os.posix_spawnp(  # several times as fast as fork: no page table is copied
-            command[0],
-            command,
-            env,
-            setsid=True,
-            setsigmask=[],
-            setsigdef=signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP},
+            command[0], command, env, setsid=True, setsigmask=[], setsigdef=_SIGNALS
         )
     except NotImplementedError:  # a Python that was built for an old C library has no setsid there
         return _fork(command, env)
+    finally:
+        change_environment({"PATH": ours})
+
+
+_SIGNALS = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
 
 
 def _fork(command: list[str], env: Mapping[str, str], user: Message | None = None, listener: int | None = None) -> int:
@@ -210,6 +226,8 @@ class _Supervisor:
         self._limits: dict[int, tuple[int, int] | None] = {}
         """RLIMIT_NOFILE, before it was lowered, of those that have no room for another file; None: it was not."""
         self._killed: dict[int, list[str]] = {}
+        self._unsaid = bytearray()
+        """What is told all at once, when there is nothing else to be done."""
 
     def run(self) -> None:
         self._say({"result": {"main": self._main}})
@@ -217,6 +235,7 @@ class _Supervisor:
         poll.register(self._channel, select.POLLIN)
         poll.register(self._wakened, select.POLLIN)
         while self._leaving is None or not self.alone:
+            self._flush()
             left = self._grace.left()
             ready = dict(poll.poll(None if left is None else left * 1000))
             if self._wakened.fileno() in ready:
@@ -229,10 +248,16 @@ class _Supervisor:
 
     def tell_end(self) -> None:
         self._say({"event": "ended", "code": self._code, "killed": _told(self._killed.items())})
+        self._flush()
 
     def _say(self, message: Message) -> None:
-        with suppress(OSError):  # the agent has gone, which is read, too
-            self._channel.sendall(line(message))
+        self._unsaid += line(message)
+
+    def _flush(self) -> None:
+        if self._unsaid:
+            with suppress(OSError):  # the agent has gone, which is read, too
+                self._channel.sendall(self._unsaid)
+            self._unsaid.clear()
 
     def _hear(self) -> None:
         try:
@@ -322,6 +347,7 @@ class _Supervisor:
         """SIGKILL to all below us, until nothing is: a look can miss what is forked, or adopted, meanwhile."""
         self._reap()
         while not self.alone:
+            self._flush()
             # Children before their parents: those that a parent leaves stopped in a group the kernel would continue.
             for pid in reversed(_stop_all()):
                 command = _command(pid)

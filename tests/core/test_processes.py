@@ -14,11 +14,13 @@ from endings import ended, pidfds
 
 import udslab
 from udslab import NoSuchPath, TimedOut, UdsError
+from udslab.agent import SPARES
 from udslab.errors import AgentGone
 from udslab.lab import Lab
 from udslab.processes import words
 from udslab.ready import Activated, LogLine
 from udslab.testing import assert_gone, assert_serving, assert_stale
+from udslab.wire import encode_address
 from udslab.zygote import Zygote
 
 LIMIT = 30.0
@@ -235,6 +237,98 @@ def test_its_surroundings_are_those_that_are_given(supervise, directory):
     process = supervise("sh", "-c", 'echo "$A" "$HOME" "$PWD"; umask', **given)
     assert process.wait(LIMIT) == 0
     assert process.output() == f"x  {directory}\n0027\n"
+
+
+# One after another
+
+LOOKS = "echo $PPID; pwd; umask; echo ${COLOUR-none} ${LISTEN_FDS-none} $PATH; trap"
+
+
+def looks(zygote, **options):
+    """Its supervisor, and all else that a command finds."""
+    with zygote.supervise(["/bin/sh", "-c", LOOKS], **options) as process:
+        assert process.wait(LIMIT) == 0
+        supervisor, _, found = process.output().partition("\n")
+        return int(supervisor), found.splitlines()
+
+
+def test_a_supervisor_takes_one_command_after_another_and_each_finds_it_as_the_first_did(zygote, directory):
+    supervisor, found = looks(zygote)
+    changed = {"cwd": str(directory), "umask": 0o027, "changes": {"COLOUR": "red", "PATH": "/bin"}}
+    assert looks(zygote, **changed) == (supervisor, [str(directory), "0027", "red none /bin"])
+    assert looks(zygote, env={"COLOUR": "blue"}, cwd="/")[1][:2] == ["/", found[1]]
+    assert looks(zygote) == (supervisor, found)
+
+
+def test_a_supervisor_that_has_handed_over_a_socket_takes_another_command(zygote, path):
+    supervisor, found = looks(zygote)
+    assert looks(zygote, listen=encode_address(path))[1][2].split()[1] == "1"
+    assert_gone(path)
+    assert looks(zygote) == (supervisor, found)
+
+
+def test_at_the_same_time_each_has_a_supervisor_of_its_own(zygote):
+    with zygote.supervise(["sleep", "1000"]) as one, zygote.supervise(["sleep", "1001"]) as other:
+        assert parent(one.pid) != parent(other.pid)
+        supervisors = {parent(one.pid), parent(other.pid)}
+    with zygote.supervise(["sleep", "1000"]) as one, zygote.supervise(["sleep", "1001"]) as other:
+        assert {parent(one.pid), parent(other.pid)} == supervisors
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "exit 3",
+        "trap '' TERM; sleep 1000",
+        "setsid sleep 1000 & exit 0",
+        "kill -9 $$",
+        "kill -STOP $$",
+        "head -c 3000000 /dev/zero; sleep 1000",
+    ],
+)
+def test_however_one_ends_the_next_has_its_supervisor_and_nothing_else_of_it(zygote, command):
+    supervisor, found = looks(zygote)
+    with zygote.supervise(["sh", "-c", command]) as process:
+        process.end(0.1)
+        assert looks(zygote) == (supervisor, found)
+        with pytest.raises(AgentGone):
+            process.tree()
+        assert process.end() == process.returncode
+
+
+def test_what_is_asked_of_one_that_has_ended_does_not_reach_the_next(zygote):
+    with zygote.supervise(["sleep", "1000"]) as ended, zygote.supervise(["sleep", "1000"]) as other:
+        ended.end()
+        with zygote.supervise(["sleep", "1001"]) as process:
+            for ask in (ended.tree, lambda: ended.send_signal(signal.SIGKILL), lambda: ended.signal_left(9)):
+                with pytest.raises(AgentGone, match="has ended"):
+                    ask()
+            assert (ended.end(), ended.kill(), ended.wait(), ended.output()) == (-15, -15, -15, "")
+            assert [one["command"] for one in process.tree()] == [["sleep", "1001"]]
+            assert [one["command"] for one in other.tree()] == [["sleep", "1000"]]
+
+
+def test_where_one_could_not_be_started_the_next_is(zygote):
+    for _ in range(SPARES + 1):
+        with pytest.raises(NoSuchPath):
+            zygote.supervise(["/nowhere/at-all"])
+    assert looks(zygote)
+
+
+def test_a_supervisor_may_be_killed_between_two_commands(zygote):
+    supervisor, found = looks(zygote)
+    with pidfds([supervisor]) as fds:
+        os.kill(supervisor, signal.SIGKILL)
+        assert ended(fds, SOON) == 1
+    other, again = looks(zygote)
+    assert (other != supervisor, again) == (True, found)
+
+
+def test_a_supervisor_between_two_commands_ends_with_the_agent(zygote):
+    supervisor, _ = looks(zygote)
+    with pidfds([supervisor]) as fds:
+        zygote._process.kill()
+        assert ended(fds, SOON) == 1
 
 
 # What is killed

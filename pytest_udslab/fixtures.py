@@ -69,10 +69,14 @@ class _Test:
         """See to what servers of this backend need; skip the test, or fail it, where that cannot be had."""
         wanted = Backend(backend)
         check_needs(self.node, wanted, self.settings)
-        if wanted is not Backend.THREAD:  # which needs nothing
-            with self.lacking(wanted), granted(self.node.config):
-                self.lab.prepare(wanted, distro)
+        self.start(wanted, distro)
         return wanted
+
+    def start(self, backend: Backend, distro: str | None = None) -> None:
+        """Start what servers of this backend need, unless it runs."""
+        if not self.lab.is_prepared(backend, distro):
+            with self.lacking(backend), granted(self.node.config):
+                self.lab.prepare(backend, distro)
 
     @contextmanager
     def lacking(self, backend: Backend) -> Iterator[None]:
@@ -252,8 +256,11 @@ def make_uds_process(_uds_test: _Test) -> Iterator[Callable[..., RunningProcess]
             command: Command, path: str | os.PathLike[str] | None = None, *, expect_left: bool = False, **options: Any
         ) -> RunningProcess:
             __tracebackhide__ = True
-            with _uds_test.lacking(Backend.CONTAINER), granted(_uds_test.node.config):
-                lab.prepare(Backend.PROCESS) if options.get("image") is None else lab.session()
+            if options.get("image") is None:
+                _uds_test.start(Backend.PROCESS)
+            else:
+                with _uds_test.lacking(Backend.CONTAINER), granted(_uds_test.node.config):
+                    lab.session()
             undo = exits.enter_context(ExitStack())
             with _FailingThere():
                 process = undo.enter_context(lab.process(command, path, expect_left=True, **options))  # told below

@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import itertools
 import os
+import re
 import shutil
 import signal
 import uuid
@@ -93,6 +94,15 @@ class Lab:
         if os.getpid() == self._pid:  # in a forked child all is the parent's
             self._exits.close()
 
+    def is_prepared(self, backend: Backend | str, distro: str | None = None) -> bool:
+        """Whether what servers of this backend need has been started, and lives."""
+        if backend == Backend.PROCESS:
+            return self._zygote is not None and self._zygote.alive
+        if backend == Backend.CONTAINER:
+            kept = self._kept.get(self._image(distro))
+            return kept is not None and kept.container.alive
+        return True
+
     def prepare(self, backend: Backend | str, distro: str | None = None) -> None:
         """Start what servers of this backend need and is kept: a zygote, or a container.
 
@@ -142,7 +152,7 @@ class Lab:
             yield path
         finally:
             if os.getpid() == self._pid:
-                if plain and _facts(directory) == made and not os.listdir(directory):
+                if plain and _facts(directory) == made and _emptied(directory):
                     spare.append(directory)
                 else:
                     shutil.rmtree(directory, ignore_errors=True)
@@ -250,8 +260,9 @@ class Lab:
     def _have_zygote(self) -> Zygote:
         from udslab.zygote import Zygote
 
-        if self._zygote is None or not self._zygote.alive:
+        if not self.is_prepared(Backend.PROCESS):
             self._zygote = self._exits.enter_context(Zygote())
+        assert self._zygote is not None
         return self._zygote
 
     @contextmanager
@@ -438,13 +449,25 @@ def _facts(directory: str) -> tuple[int, ...] | None:
     return info.st_ino, info.st_mode, info.st_uid, info.st_gid
 
 
+def _emptied(directory: str) -> bool:
+    """Remove the files in a directory; whether it is empty then. What holds directories is left."""
+    try:
+        with os.scandir(directory) as entries:
+            for entry in entries:
+                os.unlink(entry)  # not a directory
+    except OSError:
+        return False
+    return True
+
+
 def _umask() -> int:
     """This process's, read without setting it (proc_pid_status(5), Linux 4.7)."""
-    with open("/proc/self/status", "rb") as file:
-        for line in file:
-            if line.startswith(b"Umask:"):
-                return int(line.split()[1], 8)
-    return 0o022
+    fd = os.open("/proc/self/status", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        found = re.search(rb"^Umask:\s*([0-7]+)$", os.read(fd, 256), re.MULTILINE)  # behind the name
+    finally:
+        os.close(fd)
+    return int(found[1], 8) if found else 0o022
 
 
 class RunningServer:

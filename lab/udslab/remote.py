@@ -91,8 +91,6 @@ class SocketChannel:
             return
         deadline = Deadline(timeout)
         rest = memoryview(data)
-        poll = select.poll()
-        poll.register(self._sock, select.POLLOUT)
         while rest:
             try:
                 rest = rest[self._sock.send(rest, socket.MSG_DONTWAIT) :]
@@ -101,10 +99,17 @@ class SocketChannel:
                     if len(rest) < len(data):
                         self._sock.shutdown(socket.SHUT_RDWR)
                     raise _timed_out("the agent takes nothing") from None
+                poll = select.poll()
+                poll.register(self._sock, select.POLLOUT)
                 poll.poll((deadline.left() or 0.0) * 1000)
 
     def receive(self, timeout: float | None) -> bytes | None:
         """See :class:`Channel`."""
+        if timeout == 0 and type(self._sock) is socket.socket:
+            try:
+                return self._sock.recv(1 << 16, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return None
         poll = select.poll()
         poll.register(self._sock, select.POLLIN)
         return self._sock.recv(1 << 16) if poll.poll(None if timeout is None else timeout * 1000) else None

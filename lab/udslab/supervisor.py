@@ -37,6 +37,7 @@ should be one, too.
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import select
 import signal
@@ -73,13 +74,12 @@ def supervise(channel: socket.socket, message: Message) -> None:
 
     Raises :class:`~udslab.errors.UdsError` if it cannot be started.
     """
-    with _told_of_ends() as wakened:
+    with _adopting():
         listener = _listen(message)
         try:
             if message.get("at") is not None:
                 time.sleep(max(0.0, message["at"] - now()))
-            main = _start(message, listener)
-            supervisor = _Supervisor(channel, wakened, main)
+            supervisor = _Supervisor(channel, _start(message, listener))
             try:
                 supervisor.run()
             finally:
@@ -91,12 +91,24 @@ def supervise(channel: socket.socket, message: Message) -> None:
 
 
 @contextmanager
-def _told_of_ends() -> Iterator[socket.socket]:
-    """Within the block what loses its parent below comes to this process, and something comes on the socket when a
-    child has ended. The current directory is that of before afterwards, as is all else."""
+def _adopting() -> Iterator[None]:
+    """Within the block what loses its parent below comes to this process. All is as before afterwards, the current
+    directory, too."""
     home = os.open(os.curdir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     libc.adopt_orphans()
     libc.outlive_parent()  # or what is below would outlive both; the end of the channel tells as well
+    try:
+        yield
+    finally:
+        libc.get_killed_with_parent()  # it may have ended already: then the channel has, too
+        libc.adopt_orphans(False)
+        os.fchdir(home)
+        os.close(home)
+
+
+@contextmanager
+def _told_of_ends() -> Iterator[socket.socket]:
+    """Within the block something comes on the socket when a child has ended."""
     wakened, waker = open_pair(SocketType.STREAM)
     with wakened, waker:
         before = signal.signal(signal.SIGCHLD, lambda *_: None)  # it only wakes the loop
@@ -106,10 +118,6 @@ def _told_of_ends() -> Iterator[socket.socket]:
         finally:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, before)
-            libc.get_killed_with_parent()  # it may have ended already: then the channel has, too
-            libc.adopt_orphans(False)
-            os.fchdir(home)
-            os.close(home)
 
 
 def rehearse() -> None:
@@ -119,7 +127,7 @@ def rehearse() -> None:
     with ours:
         with theirs, suppress(OSError):
             _start({"command": [os.sep]}, None)  # a directory
-        nothing = _Supervisor(ours, ours, 0)
+        nothing = _Supervisor(ours, 0)
         nothing.alone = True
         nothing.run()
 
@@ -138,8 +146,9 @@ def _listen(message: Message) -> Listener | BoundSocket | None:
 def _start(message: Message, listener: Listener | BoundSocket | None) -> int:
     """The pid of the command: in a session of its own, with all signals at their defaults and let through."""
     command: list[str] = message["command"]
-    whole = os.environ if message.get("env") is None else message["env"]
-    env = {name: value for name, value in {**whole, **message.get("changes", {})}.items() if value is not None}
+    env: Mapping[str, str] = _environment() if message.get("env") is None else message["env"]
+    if message.get("changes"):
+        env = {name: value for name, value in {**env, **message["changes"]}.items() if value is not None}
     try:
         if message.get("cwd") is not None:
             os.chdir(message["cwd"])
@@ -151,9 +160,16 @@ def _start(message: Message, listener: Listener | BoundSocket | None) -> int:
         raise failure(Stage.AGENT, error, command[0], "is it installed there?") from error
 
 
+@functools.cache
+def _environment() -> dict[str, str]:
+    """This process's own, which no command changes."""
+    return dict(os.environ)
+
+
 def _spawn(command: list[str], env: Mapping[str, str]) -> int:
-    ours = os.environ.get("PATH")
-    change_environment({"PATH": env.get("PATH", os.defpath)})  # posix_spawn looks in ours, not in the command's
+    path, ours = env.get("PATH", os.defpath), _environment().get("PATH")
+    if path != ours:
+        change_environment({"PATH": path})  # posix_spawn looks in ours, not in the command's
     try:
         return os.posix_spawnp(  # several times as fast as fork: no page table is copied
             command[0], command, env, setsid=True, setsigmask=[], setsigdef=_SIGNALS
@@ -161,7 +177,8 @@ def _spawn(command: list[str], env: Mapping[str, str]) -> int:
     except NotImplementedError:  # a Python that was built for an old C library has no setsid there
         return _fork(command, env)
     finally:
-        change_environment({"PATH": ours})
+        if path != ours:
+            change_environment({"PATH": ours})
 
 
 _SIGNALS = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
@@ -211,9 +228,8 @@ def _above(fd: int, limit: int) -> int:
 
 
 class _Supervisor:
-    def __init__(self, channel: socket.socket, wakened: socket.socket, main: int) -> None:
+    def __init__(self, channel: socket.socket, main: int) -> None:
         self._channel = channel
-        self._wakened = wakened
         self._main = main
         self._lines = Lines()
         self._code: int | None = None
@@ -231,20 +247,23 @@ class _Supervisor:
 
     def run(self) -> None:
         self._say({"result": {"main": self._main}})
-        poll = select.poll()
-        poll.register(self._channel, select.POLLIN)
-        poll.register(self._wakened, select.POLLIN)
-        while self._leaving is None or not self.alone:
-            self._flush()
-            left = self._grace.left()
-            ready = dict(poll.poll(None if left is None else left * 1000))
-            if self._wakened.fileno() in ready:
-                self._wakened.recv(_CHUNK)
-                self._reap()
-            if self._channel.fileno() in ready:
-                self._hear()
-            if self._leaving is not None and (not self._leaving or self._grace.passed):
-                self.kill()
+        self._flush()
+        with _told_of_ends() as wakened:
+            self._reap()  # what has ended before that
+            poll = select.poll()
+            poll.register(self._channel, select.POLLIN)
+            poll.register(wakened, select.POLLIN)
+            while self._leaving is None or not self.alone:
+                self._flush()
+                left = self._grace.left()
+                ready = dict(poll.poll(None if left is None else left * 1000))
+                if wakened.fileno() in ready:
+                    wakened.recv(_CHUNK)
+                    self._reap()
+                if self._channel.fileno() in ready:
+                    self._hear()
+                if self._leaving is not None and (not self._leaving or self._grace.passed):
+                    self.kill()
 
     def tell_end(self) -> None:
         self._say({"event": "ended", "code": self._code, "killed": _told(self._killed.items())})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import itertools
 import os
 import shutil
@@ -211,7 +210,5 @@ def _directory(name: str, uid: int, gid: int, mode: int) -> bytes:
     """A tar archive of one directory."""
     entry = tarfile.TarInfo(name)
     entry.type, entry.mode, entry.uid, entry.gid = tarfile.DIRTYPE, mode, uid, gid
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as archive:
-        archive.addfile(entry)
-    return buffer.getvalue()
+    # And no more zeros than end it: podman stops to read there, and fails now and then (buildah issue 6573).
+    return entry.tobuf() + bytes(2 * tarfile.BLOCKSIZE)

@@ -290,6 +290,12 @@ def test_what_is_not_installed_is_missing(write):
         ("{}\nfiles = {a = 1}", "the subject mine has a files that is not a table of texts (EINVAL)"),
         ('{}\nlogs = "log"', "the subject mine has a logs that is not a list of texts (EINVAL)"),
         ("{}\nskips = 3", "the subject mine has a skips that is not a table of texts (EINVAL)"),
+        ('{}\nstart_limit = "60"', "the subject mine has a start_limit that is not a number (EINVAL)"),
+        ("{}\nstart_limit = true", "the subject mine has a start_limit that is not a number (EINVAL)"),
+        *(
+            (f"{{}}\nstart_limit = {limit}", f"a start takes no {limit} seconds (EINVAL): give a number above 0")
+            for limit in ("0", "-1", "inf", "nan")
+        ),
         ("{}\nget = true", "the subject mine has a get that is not a text (EINVAL)"),
         ("mine = 3", "PATH: mine is no table (EINVAL): each subject is a table, as in [redis]"),
         ("[mine", f"PATH: Expected ']' at the end of a table declaration (at end of document) (EINVAL): {NO_FILE}"),

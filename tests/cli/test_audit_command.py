@@ -192,6 +192,17 @@ def test_type_is_that_of_the_socket(audit, type):
     assert found(done)["fresh-start"]["facts"]["type"] == type
 
 
+def test_start_limit_is_how_long_a_start_may_take(audit, cli, planted, directory):
+    assert outcomes(audit("--start-limit", "0.3", "--only", "fresh-start", traits="start=slow")) == {
+        "fresh-start": "hangs"
+    }
+    file = directory / "subjects.toml"
+    file.write_text(table("slow", planted("start=slow")) + "start_limit = 0.3\n")
+    for options, outcome in ((), "hangs"), (("--start-limit", "30"), "listens"):
+        done = cli("audit", "--json", "-", "--only", "fresh-start", "--subjects", file, *options)
+        assert outcomes(done) == {"fresh-start": outcome}
+
+
 def test_setup_is_run_in_its_directory_before_each_first_start_in_order(audit, planted):
     command = ["sh", "-c", 'test "$(cat made)" = 12 && exec "$@"', "sh", *planted()]
     setup = ("--setup", "sh -c 'printf 1 > made'", "--setup", "sh -c 'printf 2 >> {dir}/made'")
@@ -268,6 +279,8 @@ UNASKED = "is for a command, and none is given (EINVAL): write {socket} in the c
         (["--ping", "echo", "--", "redis"], f"--ping {UNASKED}"),
         (["--setup", "true", "--", "redis"], f"--setup {UNASKED}"),
         (["--root-command", "true", "--", "redis"], f"--root-command {UNASKED}"),
+        (["--start-limit", "0", *WORDS], "a start takes no 0 seconds (EINVAL): give a number above 0"),
+        (["--start-limit", "nan", *WORDS], "a start takes no nan seconds (EINVAL): give a number above 0"),
         (["--user", "no-such-user", *WORDS], "no user is called 'no-such-user' (EINVAL): give the "
          "name of one that /etc/passwd has"),
         (["--json", "-", "--html", "-", *WORDS], "two forms cannot be written to the same place "
@@ -293,6 +306,7 @@ def test_the_number_of_jobs_is_one_from_1_to_64(main_here, jobs):
         (["--fail-on", "info"], "argument --fail-on: invalid choice: 'info'"),
         (["--ping"], "argument --ping: expected at least one argument"),
         (["--only"], "argument --only: expected at least one argument"),
+        (["--start-limit", "soon"], "argument --start-limit: invalid float value: 'soon'"),
     ],
 )
 def test_an_option_that_is_none_is_told_with_the_usage(main_here, option, said):

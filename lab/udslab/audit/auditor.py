@@ -9,7 +9,7 @@ from typing import Any
 from udslab import __version__
 from udslab.audit.findings import Finding, judge
 from udslab.audit.probes import PROBES, Probe
-from udslab.audit.scene import LEAST_PATIENCE, START_LIMIT, Host, Scene, Skipped, Start, User
+from udslab.audit.scene import LEAST_PATIENCE, Host, Scene, Skipped, Start, User
 from udslab.audit.subject import Subject
 from udslab.audit.verdicts import Verdict
 from udslab.deadline import now
@@ -56,7 +56,7 @@ class Auditor:
         :class:`~udslab.errors.EngineError` for a container that cannot be had."""
         probe = PROBES[probe] if isinstance(probe, str) else probe
         began = now()
-        limit = START_LIMIT if probe.name == "fresh-start" else self._measured()
+        limit = self.subject.start_limit if probe.name == "fresh-start" else self._measured()
         scene = Scene(self.subject, self.host, limit)
         try:
             with scene:
@@ -79,7 +79,7 @@ class Auditor:
     def _measured(self) -> float:
         """Seconds after which "it did not happen" may be said: ten, or five times its own start, measured once."""
         if self._patience is None:
-            scene = Scene(self.subject, self.host, START_LIMIT)
+            scene = Scene(self.subject, self.host, self.subject.start_limit)
             try:
                 with scene:
                     run = scene.instance().start("the server")

@@ -28,8 +28,6 @@ __all__ = ["Claim", "Host", "Instance", "Pinned", "Run", "Scene", "Server", "Ski
 
 LEAST_PATIENCE = 10.0
 """Seconds after which "it did not happen" may be said, at the least."""
-START_LIMIT = 30.0
-"""Seconds that a server gets for the start by which its patience is measured."""
 _SETUP_LIMIT = 120.0
 _RESTLESS = 3.0
 """Seconds for which a server is waited to come to rest: some never do."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -74,6 +75,9 @@ class Subject:
     """Probes that would judge how it is started instead, and why."""
     image: str = ""
     """A container image in which it runs, instead of on this machine."""
+    start_limit: float = 30.0
+    """Seconds in which it starts if nothing is in its way; after that it hangs. By how long it takes it is measured how
+    long is waited for what may not happen."""
 
     def __post_init__(self) -> None:
         # Frozen: what was given in a shorter form is put right here, once.
@@ -91,6 +95,8 @@ class Subject:
             ping = PRESETS[ping]
         if self.type not in list(SocketType):
             raise ServiceError(f"no type of socket is called {self.type!r}", f"there are {', '.join(SocketType)}")
+        if not 0 < self.start_limit < math.inf:
+            raise ServiceError(f"a start takes no {self.start_limit:g} seconds", "give a number above 0")
         for name, value in (
             ("command", words),
             ("name", self.name or words[0].rpartition("/")[2]),
@@ -157,6 +163,10 @@ def _is_ping(value: object) -> bool:
     return set(value) <= {"send", "expect"} and all(max(text, default="") <= "\xff" for text in value.values())
 
 
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
 _TEXT = "a text", _is_text
 _LIST = "a list of texts", _is_list
 _TABLE = "a table of texts", _is_table
@@ -172,6 +182,7 @@ _FORMS: Mapping[str, tuple[str, Callable[[object], bool]]] = {
     "modules": _LIST,
     "root_command": _COMMAND,
     "skips": _TABLE,
+    "start_limit": ("a number", _is_number),
 }
 """What a field has to be in a table, if that is not a text."""
 

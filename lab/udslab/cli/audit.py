@@ -11,6 +11,7 @@ import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 
 from udslab.audit.crew import Crew
 from udslab.audit.findings import Audit
@@ -76,6 +77,9 @@ def add_parser(commands: Commands) -> None:
     )
     parser.add_argument("--user", metavar="NAME", help="whom the server runs as")
     parser.add_argument(
+        "--start-limit", type=float, metavar="SECONDS", help="how long a start may take (default: 30, or as a file says)"
+    )
+    parser.add_argument(
         "-j",
         "--jobs",
         type=_jobs,
@@ -111,7 +115,10 @@ def run(options: argparse.Namespace) -> int:
     # As a shell starts what is in the background, and nohup: who is told to end prints what is known.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     probes = _probes(options.only)
-    crew = Crew(_subjects(options), probes, jobs=options.jobs, user=user_named(options.user))
+    subjects = _subjects(options)
+    if options.start_limit is not None:
+        subjects = [replace(subject, start_limit=options.start_limit) for subject in subjects]
+    crew = Crew(subjects, probes, jobs=options.jobs, user=user_named(options.user))
     forms = _forms(options)
     try:
         with progress("audit", crew.size) as advance, closing(crew.work()) as work:

@@ -468,9 +468,11 @@ class Agent:
 
     def _have_spares(self) -> None:
         """Several at a time: after a fork the kernel must copy also what the agent touches, once for all of them."""
-        if self._spares or self._ending:
+        if self._spares:
             return
         self._write()  # nobody shall wait for what follows
+        if self._ending:  # perhaps only since then
+            return
         with suppress(OSError):  # then the next one is forked, or fails, when it is asked for
             for _ in range(SPARES):
                 self._spares.append(self._fork())

@@ -22,6 +22,7 @@ import pytest
 
 import udslab
 from udslab import Address, AddressError, AddressInUse, NoSuchPath, Refused, ServiceError, TimedOut, UdsError
+from udslab.agent import SPARES
 from udslab.errors import AccessDenied, AgentGone, PeerGone, Stage
 from udslab.remote import Remote, RemoteConnection, SocketChannel, drive
 from udslab.server import serve
@@ -1003,6 +1004,26 @@ def test_a_pause_that_is_longer_than_the_lease_does_not_end_it(launch):
     assert not process.exits_within(0.6)  # it is the time that must pass
     process.thaw()
     driver.ask(id=2, op="info")
+
+
+def test_it_ends_when_nobody_reads_its_answers_any_more(environment):
+    """Also if it finds out when it has no spare child left, and is about to fork some."""
+    source, ours = os.pipe()
+    theirs, sink = os.pipe()
+    with open(ours, "wb", 0) as requests, open(theirs, "rb", 0) as answers:
+        try:
+            process = Process([sys.executable, "-m", "udslab.agent"], env=environment, stdin=source, stdout=sink)
+        finally:
+            os.close(source)
+            os.close(sink)
+        with process:
+            requests.write(line({"id": 1, "op": "info"}))
+            assert answers.readline()
+            answers.close()
+            starts = [{"id": 2 + number, "op": "start", "command": ["sleep", "60"]} for number in range(SPARES)]
+            requests.write(b"".join(map(line, starts)))
+            assert process.exits_within(SOON)
+            assert process.returncode == 0
 
 
 def test_input_may_be_a_file(environment):

@@ -64,6 +64,8 @@ _GRACE = 0.5
 """Seconds that children get at the agent's own end, which must not take more than one."""
 _SUPERVISORS_GRACE = 0.3
 """Seconds more in which a supervisor kills what has not ended."""
+_LAST = 0.95
+"""Seconds after which the agent ends though what a killed supervisor has left cannot be killed."""
 SPARES = 4
 """How many children are forked ahead."""
 _OUTPUT = 1 << 18
@@ -154,6 +156,8 @@ class Agent:
         self._numbers = itertools.count(1)
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._ending = False
+        self._last = 0.0
+        """When, at its end, no orphans are waited for any more."""
         self._has_orphans = False
         """Whether a supervisor was killed, and so whatever comes to us is its command's."""
         self._selector = selectors.PollSelector()  # takes any file, and is none that children would inherit
@@ -185,7 +189,7 @@ class Agent:
         logging.basicConfig(format="udslab: %(message)s", stream=self._theirs)
         gc.freeze()  # what is here now stays: children need not copy it to find that out
         self._have_spares()
-        while not (self._ending and all(child.code is not None for child in self._children.values())):
+        while not (self._ending and self._nothing_lives()):
             for key, mask in self._selector.select(self._pause()):
                 key.data(mask)  # harmless where one before it has closed it
             while self._timers and self._timers[0][0] <= now():
@@ -201,6 +205,12 @@ class Agent:
         self._waker.close()
         if self._owner >= 0:
             os.close(self._owner)
+
+    def _nothing_lives(self) -> bool:
+        if any(child.code is None for child in self._children.values()):
+            return False
+        # Each orphan that is killed may leave us more. Those that are another user's now nobody here can kill.
+        return not self._has_orphans or now() >= self._last or not children_of(os.getpid())
 
     def _watch_owner(self, pid: int) -> None:
         """End with it: a child that it has forked may hold its end of the connection for longer."""
@@ -297,6 +307,8 @@ class Agent:
             if fd in self._selector.get_map():
                 self._selector.unregister(fd)
         self._ending = True
+        self._last = now() + _LAST
+        self._at(self._last, lambda: None)
         for child in self._children.values():
             self._terminate(child, _GRACE)
 

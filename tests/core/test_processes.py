@@ -349,6 +349,18 @@ def test_when_its_supervisor_is_killed_the_agent_kills_its_command(zygote, path,
         assert_serving(path)
 
 
+def test_when_the_agent_ends_a_killed_supervisors_command_has_gone_with_all_its_children(zygote):
+    command = "(sleep 1000; :) & (sleep 1000 & sleep 1000 & wait; :) & wait"
+    with zygote.supervise(["sh", "-c", command]) as process:
+        pids = until(lambda: len(found := [one["pid"] for one in process.tree()]) == 6 and found)
+        supervisor = parent(process.pid)
+        with pidfds([zygote.info().pid, supervisor, *pids]) as fds:
+            os.kill(supervisor, signal.SIGSTOP)  # so that the agent must kill it
+            signal.pidfd_send_signal(fds[0], signal.SIGTERM)
+            assert ended(fds[:1], SOON) == 1
+            assert ended(fds, 0) == len(fds) == 8
+
+
 @pytest.mark.parametrize("how", [(), ("daemon",), ("stubborn",), ("daemon", "stubborn")])
 def test_when_the_agent_is_killed_everything_is_gone(zygote, path, how):
     process = served(zygote, path, *how)

@@ -816,22 +816,23 @@ def _work(channel: socket.socket) -> int:
         record.extend(fds)
         return data
 
-    for message in _messages(receive):
+    lines = Lines()
+    for message in _messages(receive, lines):
+        if "to" in message or message["op"] in ("end", "kill"):  # for what was supervised, and has ended meanwhile
+            continue
         umask = None if message.get("umask") is None else os.umask(message["umask"])
         libc.set_dumpable(True)
-        if message["op"] in _WORK:
+        if message["op"] != "supervise":
             return _WORK[message["op"]](channel, {**message, "record": record[0] if record else None})
-        if message["op"] == "supervise":  # else it is for what was supervised, which has ended meanwhile
-            supervise(channel, message)
+        supervise(channel, message, lines)
         libc.set_dumpable(False)
         if umask is not None:
             os.umask(umask)
     return 0
 
 
-def _messages(receive: Callable[[], bytes]) -> Iterator[Message]:
+def _messages(receive: Callable[[], bytes], lines: Lines) -> Iterator[Message]:
     """What the agent says, until it has no more to say."""
-    lines = Lines()
     for data in iter(receive, b""):
         yield from lines.feed(data)
 
@@ -916,7 +917,7 @@ def _answer_questions(connection: Connection, channel: socket.socket, address: A
             }
         },
     )
-    for request in _messages(lambda: channel.recv(_CHUNK)):
+    for request in _messages(lambda: channel.recv(_CHUNK), Lines()):
         try:
             answer = {"result": _QUESTIONS[request["op"]](connection, request)}
         except Exception as error:  # noqa: BLE001 - it is told to whoever asked

@@ -63,8 +63,11 @@ _LISTEN_FD = 3
 """SD_LISTEN_FDS_START: where what was listened on beforehand is handed over (sd_listen_fds(3))."""
 
 
-def supervise(channel: socket.socket, message: Message) -> None:
+def supervise(channel: socket.socket, message: Message, lines: Lines) -> None:
     """Start ``message["command"]``, and follow it until it has ended as it was told to, or the channel has.
+
+    ``lines``: what has been read from the channel, ``message`` with it: requests, or half of one, may have come in the
+    same piece, and half of one may be left for whoever reads next.
 
     ``message`` may have ``env``, or ``changes`` to this process's (None: not set), and ``cwd``; ``user``, whose
     ``uid``, ``gid`` and ``groups`` the command gets; ``at``, the instant of the monotonic clock at which it is started,
@@ -79,7 +82,7 @@ def supervise(channel: socket.socket, message: Message) -> None:
         try:
             if message.get("at") is not None:
                 time.sleep(max(0.0, message["at"] - now()))
-            supervisor = _Supervisor(channel, _start(message, listener))
+            supervisor = _Supervisor(channel, _start(message, listener), lines)
             try:
                 supervisor.run()
             finally:
@@ -127,7 +130,7 @@ def rehearse() -> None:
     with ours:
         with theirs, suppress(OSError):
             _start({"command": [os.sep]}, None)  # a directory
-        nothing = _Supervisor(ours, 0)
+        nothing = _Supervisor(ours, 0, Lines())
         nothing.alone = True
         nothing.run()
 
@@ -228,10 +231,10 @@ def _above(fd: int, limit: int) -> int:
 
 
 class _Supervisor:
-    def __init__(self, channel: socket.socket, main: int) -> None:
+    def __init__(self, channel: socket.socket, main: int, lines: Lines) -> None:
         self._channel = channel
         self._main = main
-        self._lines = Lines()
+        self._lines = lines
         self._code: int | None = None
         """The main process's exit status, when it has exited."""
         self.alone = False
@@ -250,10 +253,14 @@ class _Supervisor:
         self._flush()
         with _told_of_ends() as wakened:
             self._reap()  # what has ended before that
+            self._heed(b"")  # what has come with the command
             poll = select.poll()
             poll.register(self._channel, select.POLLIN)
             poll.register(wakened, select.POLLIN)
             while self._leaving is None or not self.alone:
+                if self._leaving is not None and (not self._leaving or self._grace.passed):
+                    self.kill()
+                    break
                 self._flush()
                 left = self._grace.left()
                 ready = dict(poll.poll(None if left is None else left * 1000))
@@ -262,8 +269,6 @@ class _Supervisor:
                     self._reap()
                 if self._channel.fileno() in ready:
                     self._hear()
-                if self._leaving is not None and (not self._leaving or self._grace.passed):
-                    self.kill()
 
     def tell_end(self) -> None:
         self._say({"event": "ended", "code": self._code, "killed": _told(self._killed.items())})
@@ -285,6 +290,9 @@ class _Supervisor:
             data = b""
         if not data:
             self._leaving = set()
+        self._heed(data)
+
+    def _heed(self, data: bytes) -> None:
         for message in self._lines.feed(data):
             try:
                 answer = {"result": _OPERATIONS[message["op"]](self, message)}

@@ -10,6 +10,7 @@ import base64
 import errno
 import json
 import os
+from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
@@ -57,12 +58,17 @@ class Lines:
 
     def __init__(self) -> None:
         self._rest = bytearray()
+        self._whole: deque[bytearray] = deque()
 
     def feed(self, data: bytes) -> Iterator[Message]:
-        """The messages that ``data`` completes."""
+        """The messages that ``data`` completes, and before them those that nobody has taken yet."""
         *whole, rest = data.split(b"\n")
         for end in whole:
-            text, self._rest = self._rest + end, bytearray()
+            self._whole.append(self._rest + end)
+            self._rest = bytearray()
+        self._rest += rest
+        while self._whole:
+            text = self._whole.popleft()
             try:
                 message = json.loads(text)
                 if not isinstance(message, dict):
@@ -72,7 +78,6 @@ class Lines:
                     Stage.AGENT, errno.EPROTO, None, f"it begins with {bytes(text[:60])!r}", "a line is no message"
                 ) from error
             yield message
-        self._rest += rest
 
 
 def pack(data: bytes) -> str:

@@ -308,6 +308,38 @@ def test_what_is_asked_of_one_that_has_ended_does_not_reach_the_next(zygote):
             assert [one["command"] for one in other.tree()] == [["sleep", "1000"]]
 
 
+def test_a_request_that_is_on_its_way_when_one_has_ended_is_nobodys(zygote):
+    agent = zygote.info().pid
+    with zygote.supervise(["sleep", "1000"]) as process:
+        supervisor = parent(process.pid)
+        os.kill(supervisor, signal.SIGSTOP)
+        zygote._send({"id": -1, "op": "end", "child": process._number})
+        zygote.info()  # which it answers when it has passed that on
+        os.kill(agent, signal.SIGSTOP)
+        os.kill(supervisor, signal.SIGCONT)
+        until(lambda: not os.path.exists(f"/proc/{process.pid}"))
+        select.select([], [], [], 0.1)  # in which its end is told, of which the agent does not know yet
+        for op in ({"op": "supervise", "command": ["sleep", "1001"]}, {"op": "no-such"}, {}):
+            zygote._send({"id": -1, "to": process._number, **op})
+        os.kill(agent, signal.SIGCONT)
+        assert process.wait(LIMIT) == process.end() == -9
+        assert looks(zygote)[0] == supervisor
+
+
+def test_half_a_request_is_no_harm_to_the_next(zygote):
+    """The supervisor has read 64 KiB, the end of one and the beginning of another."""
+    with zygote.supervise(["sleep", "1000"]) as process:
+        supervisor = parent(process.pid)
+        os.kill(supervisor, signal.SIGSTOP)
+        zygote._send({"id": -1, "op": "end", "child": process._number})
+        zygote._send({"id": -1, "to": process._number, "op": "tree", "more": "x" * 70_000})
+        zygote.info()
+        os.kill(supervisor, signal.SIGCONT)
+        assert process.end() == -9
+        for _ in range(SPARES):
+            assert looks(zygote)
+
+
 def test_where_one_could_not_be_started_the_next_is(zygote):
     for _ in range(SPARES + 1):
         with pytest.raises(NoSuchPath):

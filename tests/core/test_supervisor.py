@@ -30,9 +30,10 @@ os.dup2(null, 0)
 os.close(null)
 rehearse()  # as an agent's children do
 channel.sendall(b"{}\\n")
-message, = Lines().feed(channel.recv(1 << 16))
+lines = Lines()
+message = next(lines.feed(channel.recv(1 << 16)))
 try:
-    supervise(channel, message)
+    supervise(channel, message, lines)
     code = 0
 except OSError as error:
     channel.sendall(line({"error": encode_error(error)}))
@@ -301,6 +302,12 @@ def test_kill_does_not_wait_for_a_grace(driver):
     driver.said(1)
     driver.tell(op="end", grace=1000)
     driver.tell(op="kill")
+    assert driver.finish()[-1]["code"] == -9
+
+
+def test_a_request_that_comes_in_one_piece_with_the_command_is_heeded(driver):
+    driver._channel.sendall(line({"op": "start", "command": ["sleep", "60"]}) + line({"op": "kill"}))
+    assert "main" in driver.hear()["result"]
     assert driver.finish()[-1]["code"] == -9
 
 

@@ -95,9 +95,7 @@ def supervise(channel: socket.socket, message: Message, lines: Lines) -> None:
 
 @contextmanager
 def _adopting() -> Iterator[None]:
-    """Within the block what loses its parent below comes to this process. All is as before afterwards, the current
-    directory, too."""
-    home = os.open(os.curdir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    """Within the block what loses its parent below comes to this process. All is as before afterwards."""
     libc.adopt_orphans()
     libc.outlive_parent()  # or what is below would outlive both; the end of the channel tells as well
     try:
@@ -105,8 +103,6 @@ def _adopting() -> Iterator[None]:
     finally:
         libc.get_killed_with_parent()  # it may have ended already: then the channel has, too
         libc.adopt_orphans(False)
-        os.fchdir(home)
-        os.close(home)
 
 
 @contextmanager
@@ -152,13 +148,11 @@ def _start(message: Message, listener: Listener | BoundSocket | None) -> int:
     env: Mapping[str, str] = _environment() if message.get("env") is None else message["env"]
     if message.get("changes"):
         env = {name: value for name, value in {**env, **message["changes"]}.items() if value is not None}
+    cwd, user = message.get("cwd"), message.get("user")
     try:
-        if message.get("cwd") is not None:
-            os.chdir(message["cwd"])
-        user = message.get("user")
         if listener is not None:
-            return _fork(command, {**env, "LISTEN_FDS": "1"}, user, listener.fileno())
-        return _spawn(command, env) if user is None else _fork(command, env, user)
+            return _fork(command, {**env, "LISTEN_FDS": "1"}, cwd, user, listener.fileno())
+        return _spawn(command, env, cwd) if user is None else _fork(command, env, cwd, user)
     except OSError as error:
         raise failure(Stage.AGENT, error, command[0], "is it installed there?") from error
 
@@ -169,11 +163,17 @@ def _environment() -> dict[str, str]:
     return dict(os.environ)
 
 
-def _spawn(command: list[str], env: Mapping[str, str]) -> int:
+def _spawn(command: list[str], env: Mapping[str, str], cwd: str | None) -> int:
+    try:
+        home = -1 if cwd is None else os.open(os.curdir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except PermissionError:  # who leaves ours cannot come back
+        return _fork(command, env, cwd)
     path, ours = env.get("PATH", os.defpath), _environment().get("PATH")
     if path != ours:
         change_environment({"PATH": path})  # posix_spawn looks in ours, not in the command's
     try:
+        if cwd is not None:
+            os.chdir(cwd)  # posix_spawn starts it in ours
         return os.posix_spawnp(  # several times as fast as fork: no page table is copied
             command[0], command, env, setsid=True, setsigmask=[], setsigdef=_SIGNALS
         )
@@ -182,12 +182,21 @@ def _spawn(command: list[str], env: Mapping[str, str]) -> int:
     finally:
         if path != ours:
             change_environment({"PATH": ours})
+        if home >= 0:
+            os.fchdir(home)
+            os.close(home)
 
 
 _SIGNALS = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
 
 
-def _fork(command: list[str], env: Mapping[str, str], user: Message | None = None, listener: int | None = None) -> int:
+def _fork(
+    command: list[str],
+    env: Mapping[str, str],
+    cwd: str | None = None,
+    user: Message | None = None,
+    listener: int | None = None,
+) -> int:
     """What posix_spawn cannot do: LISTEN_PID is the command's own pid, and it is another user's. No shell is needed for
     it, whose words would be in the command's environment, and whose exit status would stand for the errno."""
     read, write = os.pipe()
@@ -198,6 +207,8 @@ def _fork(command: list[str], env: Mapping[str, str], user: Message | None = Non
             os.setsid()
             signal.set_wakeup_fd(-1)
             reset_signals()
+            if cwd is not None:
+                os.chdir(cwd)
             if listener is not None:
                 env = {**env, "LISTEN_PID": str(os.getpid())}
                 # The pipe may be there; it must not be where it is written over, and is closed by exec wherever it is.

@@ -340,6 +340,27 @@ def test_half_a_request_is_no_harm_to_the_next(zygote):
             assert looks(zygote)
 
 
+def test_one_is_started_elsewhere_though_the_agents_directory_cannot_be_passed_through(as_nobody, directory):
+    source = """
+import os, sys
+from udslab.zygote import Zygote
+os.chdir(sys.argv[1])
+os.chmod(sys.argv[1], 0)
+with Zygote() as zygote:
+    for options in ({}, {"cwd": "/"}, {}):
+        with zygote.supervise(["sh", "-c", "pwd"], **options) as process:
+            process.wait(30)
+            print(process.output().splitlines()[-1])
+"""
+    closed = directory / "closed"
+    closed.mkdir()
+    os.chown(closed, 65534, 65534)
+    for above in (directory, directory.parent):
+        above.chmod(0o755)
+    done = as_nobody(source, closed, directory=directory)
+    assert done.stdout.splitlines() == [str(closed), "/", str(closed)], done.stderr
+
+
 def test_where_one_could_not_be_started_the_next_is(zygote):
     for _ in range(SPARES + 1):
         with pytest.raises(NoSuchPath):

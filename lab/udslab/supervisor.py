@@ -54,6 +54,7 @@ from udslab.listener import Listener, bind, listen
 from udslab.socketfile import BoundSocket
 from udslab.socktype import SocketType, open_pair
 from udslab.spawn import change_environment, reset_signals
+from udslab.support import fcntl
 from udslab.wire import Lines, Message, decode_address, encode_error, line
 
 __all__ = ["children_of", "rehearse", "stat_of", "supervise"]
@@ -97,12 +98,14 @@ def supervise(channel: socket.socket, message: Message, lines: Lines) -> None:
 def _adopting() -> Iterator[None]:
     """Within the block what loses its parent below comes to this process. All is as before afterwards."""
     libc.adopt_orphans()
+    output = fcntl.fcntl(1, fcntl.F_GETFL)
     libc.outlive_parent()  # or what is below would outlive both; the end of the channel tells as well
     try:
         yield
     finally:
         libc.get_killed_with_parent()  # it may have ended already: then the channel has, too
         libc.adopt_orphans(False)
+        fcntl.fcntl(1, fcntl.F_SETFL, output)  # O_NONBLOCK is the open file's, which the next command is given, too
 
 
 @contextmanager

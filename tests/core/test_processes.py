@@ -340,6 +340,14 @@ def test_half_a_request_is_no_harm_to_the_next(zygote):
             assert looks(zygote)
 
 
+def test_the_next_finds_its_output_as_the_first_did(zygote):
+    source = "import os\nprint(os.get_blocking(1), os.get_blocking(2))\nos.set_blocking(1, False)"
+    for _ in range(2):
+        with zygote.supervise([sys.executable, "-c", source]) as process:
+            assert process.wait(LIMIT) == 0
+            assert process.output() == "True True\n"
+
+
 def test_one_is_started_elsewhere_though_the_agents_directory_cannot_be_passed_through(as_nobody, directory):
     source = """
 import os, sys

@@ -136,8 +136,12 @@ class Lab:
         number = next(self._numbers)
         plain = name is None and mode == 0o700 and group is None
         spare = self._spare.setdefault(top, [])
+        directory = os.path.join(top, str(number))
         # A new name in an old one: to make and remove a directory costs as much as all the rest.
-        directory = spare.pop() if plain and spare else os.path.join(top, str(number))
+        while plain and spare:
+            if _emptied(kept := spare.pop()):  # whoever was left behind may have written there since
+                directory = kept
+                break
         name = f"s{number}" if name is None else name
         path = os.path.join(directory, name)
         if len(os.fsencode(path)) > _LONGEST or os.path.basename(name) != name or name in ("", os.curdir, os.pardir):
@@ -452,12 +456,12 @@ def _facts(directory: str) -> tuple[int, ...] | None:
 def _emptied(directory: str) -> bool:
     """Remove the files in a directory; whether it is empty then. What holds directories is left."""
     try:
-        with os.scandir(directory) as entries:
-            for entry in entries:
-                os.unlink(entry)  # not a directory
+        names = os.listdir(directory)
+        for name in names:
+            os.unlink(os.path.join(directory, name))  # not a directory
+        return not names or not os.listdir(directory)  # somebody may still be writing there
     except OSError:
         return False
-    return True
 
 
 def _umask() -> int:

@@ -403,6 +403,16 @@ def test_a_path_is_one_where_nothing_is_in_a_private_directory_that_goes_with_al
     assert_empty(path)
 
 
+def test_a_path_is_in_an_empty_directory_though_somebody_writes_late_into_the_one_before(lab, backend):
+    with lab.path(backend=backend) as before:
+        pass
+    with open(before + ".log", "w"):
+        pass
+    with lab.path(backend=backend) as path:
+        assert os.listdir(os.path.dirname(path)) == []
+    assert_empty(path)
+
+
 def test_the_directory_has_the_mode_and_group_that_are_asked_for_whatever_the_umask(lab):
     before = os.umask(0o077)
     try:

@@ -158,8 +158,8 @@ class Agent:
         self._ending = False
         self._last = 0.0
         """When, at its end, no orphans are waited for any more."""
-        self._has_orphans = False
-        """Whether a supervisor was killed, and so whatever comes to us is its command's."""
+        self._lost: list[_Child] = []
+        """Supervisors that have ended before what they followed: all that comes to us is theirs, until nothing does."""
         self._selector = selectors.PollSelector()  # takes any file, and is none that children would inherit
         self._wakened, self._waker = open_pair(SocketType.STREAM)
         for fd in {source, sink}:
@@ -210,7 +210,7 @@ class Agent:
         if any(child.code is None for child in self._children.values()):
             return False
         # Each orphan that is killed may leave us more. Those that are another user's now nobody here can kill.
-        return not self._has_orphans or now() >= self._last or not children_of(os.getpid())
+        return not self._lost or now() >= self._last or not children_of(os.getpid())
 
     def _watch_owner(self, pid: int) -> None:
         """End with it: a child that it has forked may hold its end of the connection for longer."""
@@ -689,11 +689,20 @@ class Agent:
     def _reap(self) -> None:
         """Fetch the exit status of all that have ended: of orphans, too, which are killed if their supervisor was."""
         self._fetch()
-        if self._has_orphans:
-            known = {child.pid for child in self._children.values()}
-            for pid in set(children_of(os.getpid())) - known:
+        if self._lost:
+            known = {child.pid for child in self._children.values() if child.code is None}
+            orphans = set(children_of(os.getpid())) - known
+            for pid in orphans:
                 with suppress(ProcessLookupError, PermissionError):
                     os.kill(pid, signal.SIGKILL)
+            if not orphans:
+                self._tell_lost()
+
+    def _tell_lost(self) -> None:
+        for child in self._lost:
+            if not child.forgotten:
+                self._send({"event": "gone", "child": child.number, "code": child.main})
+        self._lost.clear()
 
     def _fetch(self) -> None:
         with suppress(ChildProcessError):
@@ -716,8 +725,8 @@ class Agent:
         self._hear(child)
         if child.op == "supervise" and child.main is None:
             self._main_ended(child, code)
-        if child.op == "supervise" and child.killed is None and child.starting is None:
-            self._has_orphans = True
+        if child.op == "supervise" and child.killed is None:
+            self._lost.append(child)
         if child.starting is not None:
             child.asked.add(child.starting)
             child.starting, child.forgotten = None, True  # nobody is told its number

@@ -397,7 +397,7 @@ def test_a_supervisor_between_two_commands_ends_with_the_agent(zygote):
 
 @pytest.mark.parametrize("how", [(), ("daemon",), ("stubborn",), ("daemon", "stubborn")])
 def test_when_its_supervisor_is_killed_the_agent_kills_its_command(zygote, path, how):
-    served(zygote, path, *how)
+    process = served(zygote, path, *how)
     pid, above = ask(path)
     supervisor = above if "daemon" in how else parent(pid)
     assert parent(supervisor) == zygote.info().pid
@@ -405,6 +405,8 @@ def test_when_its_supervisor_is_killed_the_agent_kills_its_command(zygote, path,
         signal.pidfd_send_signal(fds[0], signal.SIGKILL)
         assert ended(fds, SOON) == 2
     assert_stale(path)
+    assert process.gone_within(SOON)
+    assert process.gone() == ("has ended with status 0" if "daemon" in how else "was ended by SIGKILL")
     assert zygote.alive
     with zygote.serve(path):
         assert_serving(path)

@@ -178,7 +178,7 @@ def _spawn(command: list[str], env: Mapping[str, str], cwd: str | None) -> int:
         if cwd is not None:
             os.chdir(cwd)  # posix_spawn starts it in ours
         return os.posix_spawnp(  # several times as fast as fork: no page table is copied
-            command[0], command, env, setsid=True, setsigmask=[], setsigdef=_SIGNALS
+            command[0], command, env, setsid=True, setsigmask=[], setsigdef=_signals()
         )
     except NotImplementedError:  # a Python that was built for an old C library has no setsid there
         return _fork(command, env)
@@ -190,7 +190,10 @@ def _spawn(command: list[str], env: Mapping[str, str], cwd: str | None) -> int:
             os.close(home)
 
 
-_SIGNALS = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
+@functools.cache
+def _signals() -> set[int]:
+    """All that may be put back to their defaults."""
+    return signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
 
 
 def _fork(

@@ -205,16 +205,6 @@ with socket.socket(socket.AF_UNIX) as listener:
                 client.sendall(data)
 """
 
-NOTHING = """
-@pytest.fixture
-def nothing():
-    yield
-
-@pytest.fixture
-def server():
-    yield
-"""
-
 RAW = """
 @pytest.fixture
 def server():
@@ -256,6 +246,34 @@ def server():
         listener.shutdown(socket.SHUT_RDWR)
         thread.join()
     os.unlink(PATH)
+"""
+
+IN_SEVEN = BARE_THREAD.replace("def server():", "def server(test, backend, type, distro):") + """
+@pytest.fixture(scope="session")
+def lab():
+    yield
+
+@pytest.fixture
+def test(request, lab):
+    yield request.node
+
+@pytest.fixture
+def backend(test):
+    return "thread"
+
+@pytest.fixture
+def type():
+    return "stream"
+
+@pytest.fixture
+def distro(test):
+    return "debian-12"
+
+@pytest.fixture
+def client(test, server):
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(server)
+        yield client
 """
 
 BARE_PROCESS = """
@@ -480,9 +498,9 @@ def _leak_rows() -> Iterator[Row]:
 
 ROWS = [
     Row(EMPTY, "an empty test", arguments="", body="pass"),
-    Row("floor-fixtures", "two fixtures that do nothing", NOTHING, "nothing, server", "pass"),
     Row("floor-raw", "raw system calls, one thread", RAW, body=RAW_BODY),
     Row(BARE, "bare thread, blocking accept", BARE_THREAD),
+    Row("floor-seven", "bare thread, in seven fixtures", IN_SEVEN, "server, client", "talk(client)"),
     Row(FLOOR, "C server: posix_spawn, a pipe", BARE_PROCESS),
     _backend(THREAD, "udslab, thread", "thread", needs=(BARE,)),
     _backend(PROCESS, "udslab, process", "process"),

@@ -248,7 +248,7 @@ def server():
     os.unlink(PATH)
 """
 
-IN_SEVEN = BARE_THREAD.replace("def server():", "def server(test, backend, type, distro):") + """
+SIX_MORE = """
 @pytest.fixture(scope="session")
 def lab():
     yield
@@ -496,6 +496,7 @@ def _leak_rows() -> Iterator[Row]:
             yield Row(f"leaks-{key}-{name}", title, looks, share=few, over=plain, **nothing)
 
 
+IN_SEVEN = BARE_THREAD.replace("def server():", "def server(test, backend, type, distro):") + SIX_MORE
 ROWS = [
     Row(EMPTY, "an empty test", arguments="", body="pass"),
     Row("floor-raw", "raw system calls, one thread", RAW, body=RAW_BODY),

@@ -305,11 +305,23 @@ CONTAINED = """
 @pytest.mark.usefixtures("engine")
 def test_a_subject_can_be_in_a_container_of_an_image(inner, planted):
     source = CONTAINED.replace("PLANTED", json.dumps(planted()[3])).replace("IMAGE", "'udslab-base:debian-12'")
-    probes = ("fresh-start", "term-cleanup", "second-instance", "regular-file", "kill-main", "privilege-drop")
-    result = inner(source, "-rs", "-k", " or ".join(probes))
-    result.assert_outcomes(passed=4, skipped=2)
-    whys = {re.sub(r"^SKIPPED \[\d\] \S+: ", "", line) for line in result.outlines if line.startswith("SKIPPED")}
-    assert whys == {"it needs a process of this machine, and this server runs in a container"}
+    result = inner(source, "-n", "4", "-rs", plugins=("xdist",), forked=True)
+    result.assert_outcomes(passed=19, skipped=7)
+    whys = {re.sub(r"^SKIPPED \[(\d)\] \S+: ", r"\1: ", line) for line in result.outlines if line.startswith("SKIPPED")}
+    assert whys == {
+        "6: it needs a process of this machine, and this server runs in a container",
+        "1: the second does not steal the path",
+    }
+
+
+@pytest.mark.usefixtures("engine")
+@pytest.mark.parametrize(("traits", "deaf"), [("term=leave", True), ("term=ignore", False)])
+def test_a_signal_that_the_kernel_keeps_from_the_first_process_of_a_container_is_told(inner, planted, traits, deaf):
+    source = CONTAINED.replace("PLANTED", json.dumps(planted()[3])).replace("IMAGE", "'udslab-base:debian-12'")
+    source = source.replace('"perfect"', json.dumps(traits)).replace('("pass", "info")', "()")
+    text = inner(source, "-k", "term-cleanup").stdout.str()
+    assert "term-cleanup: ignored (warn)" in text
+    assert ("is the first process of its container and has no handler for SIGTERM: the kernel does" in text) is deaf
 
 
 @pytest.mark.usefixtures("engine")

@@ -77,7 +77,7 @@ def add_parser(commands: Commands) -> None:
     )
     parser.add_argument("--user", metavar="NAME", help="whom the server runs as")
     parser.add_argument(
-        "--start-limit", type=float, metavar="SECONDS", help="how long a start may take (default: 30, or as a file says)"
+        "--start-limit", type=float, metavar="SECONDS", help="how long a start may take (30, or as a file says)"
     )
     parser.add_argument(
         "-j",

@@ -191,7 +191,7 @@ def _spawn(command: list[str], env: Mapping[str, str], cwd: str | None) -> int:
 
 
 @functools.cache
-def _signals() -> set[int]:
+def _signals() -> set[signal.Signals]:
     """All that may be put back to their defaults."""
     return signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
 

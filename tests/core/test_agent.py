@@ -1149,7 +1149,7 @@ def test_two_hundred_servers(launch, directory):
     with Remote(SocketChannel(ours), "here") as remote:
         servers = [remote.serve(directory / str(number)) for number in range(200)]
         assert len({server.pid for server in servers}) == 200
-        assert len(employed(process.pid)) == 200
+        until(lambda: len(employed(process.pid)) == 200)  # a spare one may still rehearse
         servers[7].kill()
         assert_stale(directory / "7")
         with remote.connect(directory / "199") as connection:

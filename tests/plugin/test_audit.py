@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 
@@ -284,28 +283,34 @@ def test_who_does_not_use_it_does_not_import_it(inner):
     ).assert_outcomes(passed=1)
 
 
-CONTAINED = """
-    from pathlib import Path
-    from udslab.audit import Subject
+@pytest.fixture
+def contained(planted):
+    """The source of a test of a planted server in a container."""
 
-    SUBJECT = Subject(
-        ["python3", "-S", "-E", "{dir}/planted.py", "perfect", "{socket}"],
-        name="contained",
-        files={"planted.py": Path(PLANTED).read_text()},
-        ping="echo",
-        image=IMAGE,
-    )
+    def source(traits="perfect", verdicts=("pass", "info"), image="udslab-base:debian-12"):
+        return f"""
+            from pathlib import Path
+            from udslab.audit import Subject
 
-    def test_it(uds_audit):
-        finding = uds_audit(SUBJECT)
-        assert finding.verdict in ("pass", "info"), finding.describe()
-"""
+            SUBJECT = Subject(
+                ["python3", "-S", "-E", "{{dir}}/planted.py", {traits!r}, "{{socket}}"],
+                name="contained",
+                files={{"planted.py": Path({planted()[3]!r}).read_text()}},
+                ping="echo",
+                image={image!r},
+            )
+
+            def test_it(uds_audit):
+                finding = uds_audit(SUBJECT)
+                assert finding.verdict in {verdicts!r}, finding.describe()
+        """
+
+    return source
 
 
 @pytest.mark.usefixtures("engine")
-def test_a_subject_can_be_in_a_container_of_an_image(inner, planted):
-    source = CONTAINED.replace("PLANTED", json.dumps(planted()[3])).replace("IMAGE", "'udslab-base:debian-12'")
-    result = inner(source, "-n", "4", "-rs", plugins=("xdist",), forked=True)
+def test_a_subject_can_be_in_a_container_of_an_image(inner, contained):
+    result = inner(contained(), "-n", "4", "-rs", plugins=("xdist",), forked=True)
     result.assert_outcomes(passed=19, skipped=7)
     whys = {re.sub(r"^SKIPPED \[(\d)\] \S+: ", r"\1: ", line) for line in result.outlines if line.startswith("SKIPPED")}
     assert whys == {
@@ -316,16 +321,14 @@ def test_a_subject_can_be_in_a_container_of_an_image(inner, planted):
 
 @pytest.mark.usefixtures("engine")
 @pytest.mark.parametrize(("traits", "deaf"), [("term=leave", True), ("term=ignore", False)])
-def test_a_signal_that_the_kernel_keeps_from_the_first_process_of_a_container_is_told(inner, planted, traits, deaf):
-    source = CONTAINED.replace("PLANTED", json.dumps(planted()[3])).replace("IMAGE", "'udslab-base:debian-12'")
-    source = source.replace('"perfect"', json.dumps(traits)).replace('("pass", "info")', "()")
-    text = inner(source, "-k", "term-cleanup").stdout.str()
+def test_a_signal_that_the_kernel_keeps_from_the_first_process_of_a_container_is_told(inner, contained, traits, deaf):
+    text = inner(contained(traits, verdicts=()), "-k", "term-cleanup").stdout.str()
     assert "term-cleanup: ignored (warn)" in text
     assert ("is the first process of its container and has no handler for SIGTERM: the kernel does" in text) is deaf
 
 
 @pytest.mark.usefixtures("engine")
-def test_an_image_that_cannot_be_had_skips_or_fails_if_containers_are_required(inner, planted):
-    source = CONTAINED.replace("PLANTED", json.dumps(planted()[3])).replace("IMAGE", "'no-such-image:at-all'")
+def test_an_image_that_cannot_be_had_skips_or_fails_if_containers_are_required(inner, contained):
+    source = contained(image="no-such-image:at-all")
     inner(source, "-k", "term-cleanup").assert_outcomes(skipped=1)
     inner(source, "-k", "term-cleanup", "--uds-require=container").assert_outcomes(failed=1)

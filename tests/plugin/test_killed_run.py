@@ -85,7 +85,7 @@ def test_it(number, make_uds_server, make_uds_process, make_uds_path, make_uds_c
         client = make_uds_client(server)
         client.sendall(b"x")
         assert client.recv(1) == b"x"
-    while len(own[1].tree()) > 1:  # the one that has forked the daemon away may be slower to end than the daemon to listen
+    while len(own[1].tree()) > 1:  # who has forked the daemon away may be slower to end than the daemon to listen
         time.sleep(0.001)
     owner = Owner.this_process()
     told = {"worker": os.getpid(), "started": owner.started, "below": [servers[1].pid, *own[0].tree(), *own[1].tree()]}

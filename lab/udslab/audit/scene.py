@@ -283,7 +283,7 @@ class Run:
             pids = self.process.signal_left(number)
             self._scene.note(f"{name} to {self.name} (pid {', '.join(map(str, pids))})")
             for pid in pids:
-                if _is_deaf(pid, number):
+                if self._scene.host.is_image and _is_deaf(pid, number):
                     what = f"pid {pid} is the first process of its container and has no handler for {name}: the kernel"
                     what += " does not deliver it (pid_namespaces(7)); with an init (docker run --init) it would end"
                     self._scene.note(what)

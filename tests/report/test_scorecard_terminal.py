@@ -101,6 +101,17 @@ def test_on_a_terminal_the_same_words_are_coloured():
         assert re.sub(r"\x1b\[[0-9;]*m", "", coloured) == printed(*audits)
 
 
+def test_the_letters_of_probes_have_no_colour_for_none_of_them_is_a_verdict(monkeypatch):
+    pytest.importorskip("rich")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    lines = printed(*many(3), out=Terminal()).splitlines()
+    assert "\x1b[36m" not in lines[0]
+    (legend,) = (line for line in lines if "regular-file" in line)
+    assert legend.startswith("i regular-file")  # the sign of "info", which has a colour
+    assert any("\x1b[36mi" in line for line in lines)
+
+
 def test_nothing_in_foreign_text_is_taken_for_markup(monkeypatch):
     pytest.importorskip("rich")
     monkeypatch.setenv("FORCE_COLOR", "1")

@@ -33,12 +33,14 @@ _BLOCK = 5
 
 def print_scorecard(audits: Sequence[Audit], out: TextIO | None = None) -> None:
     """Print what was found: of one subject each probe, of several a matrix. No line is longer than 80 characters."""
-    print_line = printer(out or sys.stdout, _STYLES)
+    out = out or sys.stdout
+    print_line = printer(out, _STYLES)
     card = Scorecard.of(audits)
     if len(card.rows) == 1:
         _print_list(card.rows[0], print_line)
     else:
-        _print_matrix(card, print_line)
+        # A probe's letter may be a verdict's sign, too.
+        _print_matrix(card, print_line, print_letters=printer(out, {}))
 
 
 Print = Callable[[Sequence[str], str], None]
@@ -72,9 +74,9 @@ def _print_cell(cell: Cell, print_line: Print) -> None:
         _print_folded(cell.telling, print_line, indent=6)
 
 
-def _print_matrix(card: Scorecard, print_line: Print) -> None:
+def _print_matrix(card: Scorecard, print_line: Print, print_letters: Print) -> None:
     letters = _blocks([column.letter for column in card.columns])
-    print_line([" " * _NAME, *letters, "  fail warn"], "bold")
+    print_letters([" " * _NAME, *letters, "  fail warn"], "bold")
     for row in card.rows:
         name = cut(row.name, _NAME - 2).ljust(_NAME)
         if row.why:
@@ -86,7 +88,7 @@ def _print_matrix(card: Scorecard, print_line: Print) -> None:
     legend = [f"{column.letter} {cut(column.probe, 23)}" for column in card.columns]
     height = -(-len(legend) // 3)
     for number in range(height):
-        print_line(["".join(entry.ljust(27) for entry in legend[number::height]).rstrip()], "")
+        print_letters(["".join(entry.ljust(27) for entry in legend[number::height]).rstrip()], "")
     print_line([], "")
     print_line([f"{len(card.rows)} subjects"], "")
     print_line(_counted(card.counts), "")

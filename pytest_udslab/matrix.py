@@ -43,8 +43,10 @@ class _Run:
         self.engines: list[str | None] = list(engines(config)) or [None]
         self.fresh: bool = config.getoption("uds_fresh")
         self.matrices = {file: _load(file) for file in _files(config)}
-        suite = config.getoption("uds_suite")
-        self.suite = None if suite is None else _usage(Suite.of, suite)
+        suite, requirements = config.getoption("uds_suite"), config.getoption("uds_suite_requirements")
+        if suite is None and requirements is not None:
+            raise pytest.UsageError("--uds-suite-requirements is for a suite: name it with --uds-suite")
+        self.suite = None if suite is None else _usage(Suite.of, suite, requirements)
         if self.suite and not any(matrix.distros for matrix in self.matrices.values()):
             raise pytest.UsageError("--uds-suite is for a matrix with distros: name its TOML file")
         self.written: list[str] = []
@@ -88,13 +90,15 @@ def _files(config: pytest.Config) -> Iterator[Path]:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """``--uds-fresh``, ``--uds-suite``."""
+    """``--uds-fresh``, ``--uds-suite``, ``--uds-suite-requirements``."""
     group = parser.getgroup("udslab", "Unix domain sockets")
     group.addoption(
         "--uds-fresh", "--fresh", action="store_true", help="measure a matrix anew, whatever is known of it"
     )
     suite = "also run this project's tests (a file or directory) in each of the matrix's distributions"
     group.addoption("--uds-suite", "--suite", metavar="PATH", help=suite)
+    requirements = "what the suite's tests need beside pytest and the project: a requirements file, as pip has it"
+    group.addoption("--uds-suite-requirements", "--suite-requirements", metavar="FILE", help=requirements)
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -193,6 +193,9 @@ def test_the_command_wants_the_name_of_a_toml_file(cli, complaint, tmp_path):
         (["-k", "nothing"], 2, "deselected"),
         (["--collect-only", "-q"], 0, "m.toml::debian-12/runc/root/overlay"),
         (["--suite", "/no/such/suite"], 2, "no suite is at /no/such/suite"),
+        (["--suite", "/", "--suite-requirements", "/no/such"], 2, "no requirements are at /no/such: name a"),
+        (["--suite", "/", "--suite-requirements", "/"], 2, "no requirements are at /: name a"),
+        (["--suite-requirements", "/no/such"], 2, "--uds-suite-requirements is for a suite"),
         (["--uds-engine", "unix:///nowhere/s"], 1, "no engine is there"),
     ],
 )

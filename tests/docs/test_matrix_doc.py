@@ -36,7 +36,7 @@ def test_the_matrices_of_the_lab_can_be_read(name):
     assert {"json", "html", "markdown"} <= matrix.outputs.keys()
 
 
-@pytest.mark.parametrize("word", ["--fresh", "--uds-engine", "--suite"])
+@pytest.mark.parametrize("word", ["--fresh", "--uds-engine", "--suite", "--suite-requirements"])
 def test_its_options_are_there(cli, word):
     assert word in DOCUMENT
     assert word.encode() in cli("matrix", "--help").stdout

@@ -249,6 +249,20 @@ def test_a_suite_is_run_in_each_distribution(matrix):
     assert "Read-only file system: '/project/new'" in matrix.output
 
 
+def test_a_suite_has_what_its_requirements_ask_for(matrix):
+    project = matrix.pytester.mkdir("project")
+    (project / "test_it.py").write_text("def test_it(freezer): assert freezer")
+    requirements = project / "for tests.txt"
+    options = ("--uds-suite", str(project), "--uds-suite-requirements", str(requirements), "-k", "suite")
+    requirements.write_text("# and nothing else\npytest-freezer>=0.4\n")
+    matrix.run(SMALL, *options).assert_outcomes(passed=1, deselected=2)
+    requirements.write_text("udslab-no-such-package\n")
+    matrix.run(SMALL, *options).assert_outcomes(failed=1, deselected=2)
+    assert "pip install has failed (ENOPKG): ERROR: " in matrix.output
+    assert "udslab-no-such-package" in matrix.output
+    assert "Traceback" not in matrix.output
+
+
 def test_a_suite_has_its_project(matrix):
     project = matrix.pytester.mkdir("project")
     (project / "pyproject.toml").write_text(

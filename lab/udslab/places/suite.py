@@ -27,19 +27,26 @@ _SEEN = "/project"
 class Suite:
     """Tests, and the project that they belong to: the nearest directory above them that can be built, if there is one.
 
-    They are mounted so that they cannot be written. What they import beside the standard library, pytest and the
-    project, comes from wheels for the distribution's Python that this machine gets: containers have no network.
+    They are mounted so that they cannot be written. pytest, the project with what it depends on, and the
+    ``requirements`` come from wheels for the distribution's Python that this machine gets: containers have no network.
     """
 
     path: Path
+    requirements: Path | None = None
+    """A requirements file, as pip has it, of what the tests need besides."""
 
     @classmethod
-    def of(cls, path: str | os.PathLike[str]) -> Suite:
-        """Raises :class:`~udslab.errors.ServiceError` for what is no file or directory."""
+    def of(cls, path: str | os.PathLike[str], requirements: str | os.PathLike[str] | None = None) -> Suite:
+        """Raises :class:`~udslab.errors.ServiceError` for a path where nothing is, and requirements that are no
+        file."""
         absolute = Path(path).resolve()
         if not absolute.exists():
             raise ServiceError(f"no suite is at {path}", "name a file or a directory of tests")
-        return cls(absolute)
+        if requirements is None:
+            return cls(absolute)
+        if not Path(requirements).is_file():
+            raise ServiceError(f"no requirements are at {requirements}", "name a requirements file, as pip has it")
+        return cls(absolute, Path(requirements).resolve())
 
     @property
     def project(self) -> Path | None:
@@ -91,7 +98,8 @@ class Suite:
             _pip("wheel", "--no-deps", "--wheel-dir", str(house), str(self.project))
             wheels = [str(wheel) for wheel in house.glob("*.whl")]
         only = ("--only-binary", ":all:", "--implementation", "cp", "--python-version", version)
-        _pip("install", "--no-compile", "--target", str(site), *only, *wheels, "pytest")
+        more = () if self.requirements is None else ("--requirement", str(self.requirements))
+        _pip("install", "--no-compile", "--target", str(site), *only, *more, *wheels, "pytest")
         shutil.rmtree(site / ".wheels", ignore_errors=True)
 
 

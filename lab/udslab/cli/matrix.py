@@ -24,8 +24,9 @@ sys.exit({2: 130, 3: 1, 4: 2, 5: 2}.get(status, status))
 _EPILOG = """\
 Options beside FILE go to pytest: -n 4 spreads places over processes, -k and --lf choose among them, -x ends with the
 first failure. --fresh measures anew what is known; --suite PATH also runs a project's own tests in each distribution,
-with what --suite-requirements FILE asks for; --uds-engine CONTEXT... spreads places over container engines. Exit status: 0 all is as expected or known, 1 something
-is not, 2 wrong use, 130 interrupted: the next run goes on from there."""
+with what --suite-requirements FILE asks for; --uds-engine CONTEXT... spreads places over container engines. Exit
+status: 0 all is as expected or known, 1 something is not, 2 wrong use, 130 interrupted: the next run goes on from
+there."""
 
 
 def add_parser(commands: Commands) -> None:

@@ -18,7 +18,7 @@ DOCUMENT = (Path(__file__).parent.parent.parent / "docs/fixtures.md").read_text(
 
 @pytest.fixture
 def short_grace(monkeypatch):
-    """Who is stubborn is killed soon, instead of after five seconds; all others may be slow: the machine may be busy."""
+    """Who is stubborn is killed soon, instead of after five seconds; all others may be slow, on a busy machine."""
     stop = RunningProcess.stop
     monkeypatch.setattr(RunningProcess, "stop", lambda self: stop(self, 0.2 if "stubborn" in self.command else 60.0))
 

@@ -188,8 +188,15 @@ import os, socket, sys, time
 def serve():
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(sys.argv[1])
+    file = inode()  # before it listens: the second is started when it does
     listener.listen()
-    return listener
+    return listener, file
+
+def inode():
+    try:
+        return os.stat(sys.argv[1]).st_ino
+    except FileNotFoundError:
+        return None
 
 def is_first():
     try:
@@ -199,16 +206,15 @@ def is_first():
     return True
 
 if is_first():
-    listener = serve()
-    own = os.stat(sys.argv[1]).st_ino
-    while not os.path.exists(sys.argv[1]) or os.stat(sys.argv[1]).st_ino == own:
+    listener, own = serve()
+    while inode() in (None, own):
         time.sleep(0.01)
     os.unlink(sys.argv[1])
     again = serve()
     open(sys.argv[1] + ".again", "x").close()
 else:
     os.unlink(sys.argv[1])
-    listener = serve()
+    kept = serve()
 time.sleep(3600)
 """
 

@@ -121,7 +121,7 @@ def test_an_answer_that_is_larger_than_all_buffers_while_the_input_goes_on(path,
     assert output == b"0123456789\n" * 1_000_000
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=50)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=50)
 @given(st.lists(st.binary(max_size=50).map(lambda line: line.replace(b"\n", b"\r")), max_size=10), st.booleans())
 @pytest.mark.parametrize("type", [SEQPACKET, DGRAM])
 def test_each_line_is_one_record_whatever_is_in_it(scripted, type, lines, newline_at_end):

@@ -23,7 +23,7 @@ def test_it_answers_at_its_socket(make_uds_process, get):
 def test_it_tidies_up_after_ctrl_c(make_uds_process):
     server = make_uds_process(UVICORN, cwd=HERE)
     server.send_signal(signal.SIGINT)
-    assert server.wait(timeout=5) == 0
+    assert server.wait(timeout=20) == 0
     assert_gone(server.path)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 import udslab
 from udslab.scratch import scratch_directory
@@ -21,8 +21,8 @@ from udslab.spawn import Process, end_with_parent
 ROOT = Path(__file__).parent.parent
 pytest_plugins = ["pytester"]
 
-# Hypothesis' limit for one example (200 ms) says nothing on a machine that others use, too.
-settings.register_profile("udslab", deadline=None)
+# Hypothesis' limits of time, for one example (200 ms) and for making them up, say nothing on a machine that others use.
+settings.register_profile("udslab", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("udslab")
 
 Cli = Callable[..., "subprocess.CompletedProcess[bytes]"]

@@ -63,7 +63,10 @@ __all__ = ["Agent", "main"]
 _GRACE = 0.5
 """Seconds that children get at the agent's own end, which must not take more than one."""
 _SUPERVISORS_GRACE = 0.3
-"""Seconds more in which a supervisor kills what has not ended."""
+"""Seconds more, at the agent's own end, in which a supervisor kills what has not ended."""
+_SUPERVISORS_PATIENCE = 5.0
+"""The same where it is asked for and nobody is in a hurry: a supervisor that is killed tells nothing of what it had to
+kill, and the machine may be busy."""
 _LAST = 0.95
 """Seconds after which the agent ends though what a killed supervisor has left cannot be killed."""
 SPARES = 4
@@ -310,7 +313,7 @@ class Agent:
         self._last = now() + _LAST
         self._at(self._last, lambda: None)
         for child in self._children.values():
-            self._terminate(child, _GRACE)
+            self._terminate(child, _GRACE, _SUPERVISORS_GRACE)
 
     # Requests
 
@@ -414,11 +417,12 @@ class Agent:
             return
         child.waiting.add(message["id"])
         if grace or child.op == "supervise":
-            self._terminate(child, grace)
+            self._terminate(child, grace, _SUPERVISORS_PATIENCE)
         else:
             self._kill_if_alive(child)
 
-    def _terminate(self, child: _Child, grace: float) -> None:
+    def _terminate(self, child: _Child, grace: float, more: float) -> None:
+        """``more``: seconds beyond the grace that a supervisor gets for killing what has not ended."""
         if child.op == "connect" and child.channel is not None:
             # One that just begins to wait for a question does not notice a signal until it comes.
             with suppress(OSError):
@@ -427,7 +431,7 @@ class Agent:
             end = {"op": "end", "grace": grace, "signal": child.stop_signal}
             child.unsent += line(end if grace else {"op": "kill"})
             self._push(child)
-            self._at(now() + grace + _SUPERVISORS_GRACE, lambda: self._kill_if_alive(child))
+            self._at(now() + grace + more, lambda: self._kill_if_alive(child))
             return
         with suppress(PermissionError):  # it has become another user
             self._signal(child, signal.SIGTERM)

@@ -61,7 +61,8 @@ def short_parent() -> str:
 
 def _remove(path: str) -> bool:
     """Remove all, and the mark last, so that what cannot be removed now is swept later; whether it has gone."""
-    shutil.rmtree(os.path.join(path, "d"), ignore_errors=True)
+    with suppress(RecursionError):  # a tree that is deeper than rmtree gets before Python 3.13
+        shutil.rmtree(os.path.join(path, "d"), ignore_errors=True)
     with suppress(OSError):
         if os.listdir(path) == [_MARK]:
             os.unlink(os.path.join(path, _MARK))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import json
 import os
@@ -89,9 +90,9 @@ def test_what_takes_too_long_is_ended_with_all_that_it_has_started(directory):
         time.sleep(60)
 
     began = time.monotonic()
-    cell = cell_of(hangs, limit=0.5)
-    assert time.monotonic() - began < 5
-    assert (cell.seen, cell.verdict, cell.why) == ("no end within 0.5 s", Verdict.UNEXPECTED, UNSAID)
+    cell = cell_of(hangs, limit=1)
+    assert time.monotonic() - began < 30
+    assert (cell.seen, cell.verdict, cell.why) == ("no end within 1 s", Verdict.UNEXPECTED, UNSAID)
     assert gone(int((directory / "child").read_text()))
     assert not Path((directory / "where").read_text()).parent.exists()
 
@@ -261,21 +262,31 @@ def test_lines_tell_the_place_and_then_each_cell(runner):
         assert list(cell) == ["id", "variant", "claim", "expected", "seen", "verdict", "why", "seconds"]
 
 
+def tops() -> set[Path]:
+    """Directories of this user's runners: also of others that run meanwhile, which come and go."""
+    found = set()
+    for path in Path("/tmp").glob("atlas-*"):
+        with contextlib.suppress(FileNotFoundError):
+            if path.stat().st_uid == os.geteuid():
+                found.add(path)
+    return found
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_it_and_nothing_is_left(runner, number):
-    before = set(Path("/tmp").glob("atlas-*"))
+    before = tops()
     with runner("--jobs", "2") as process:
         process.stdout.readline()
         process.stdout.readline()
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-        mine = [path for path in set(Path("/tmp").glob("atlas-*")) - before if path.stat().st_uid == os.geteuid()]
+        mine = tops() - before
         process.send_signal(number)
         process.stdout.read()
-        assert process.wait(5) == 130
+        assert process.wait(30) == 130
         assert process.output() == ""
     assert mine
     assert all(gone(int(child)) for child in children)
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 30
     while not [path for path in mine if not path.exists()] and time.monotonic() < deadline:
         time.sleep(0.01)
     assert [path for path in mine if not path.exists()]
@@ -285,13 +296,13 @@ def test_it_ends_when_nobody_reads_what_it_says(runner):
     with runner("--jobs", "2") as process:
         process.stdout.readline()
         process.stdout.close()
-        assert process.wait(10) == 1
+        assert process.wait(30) == 1
         assert process.output() == ""
 
 
 def test_a_pattern_without_a_behaviour_is_said(runner):
     with runner("no-such") as process:
-        assert process.wait(10) == 1
+        assert process.wait(30) == 1
         assert "no behaviour is called 'no-such'" in process.output()
 
 

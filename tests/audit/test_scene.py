@@ -21,7 +21,7 @@ from udslab.audit.scene import Claim, Scene, Skipped, Start, remove_tree
 from udslab.audit.subject import Places
 from udslab.deadline import Deadline
 from udslab.obstacles import Obstacle, obstacle
-from udslab.state import State
+from udslab.state import State, status
 
 PATIENCE = 10.0
 
@@ -67,6 +67,14 @@ def test_each_instance_has_a_directory_of_its_own(scene):
 # Starts
 
 
+def until(condition) -> None:
+    """Wait for what no event tells."""
+    deadline = Deadline(PATIENCE)
+    while not condition():
+        assert not deadline.passed
+        time.sleep(0.005)
+
+
 @pytest.mark.parametrize(
     ("traits", "start", "note"),
     [
@@ -80,8 +88,11 @@ def test_each_instance_has_a_directory_of_its_own(scene):
     ],
 )
 def test_how_a_start_has_gone_is_noted(scene, traits, start, note):
-    with scene(traits, patience=1.5 if start is Start.HANGS else PATIENCE) as made:
+    with scene(traits) as made:
         run = made.instance().start("one")
+        if start is Start.HANGS:
+            until(run.lines)
+            made.patience = 1.5
         assert run.settle() is start
         assert re.fullmatch(note, made.evidence[-1])
         assert run.gone == (start is Start.EXITED)
@@ -152,7 +163,7 @@ def test_at_the_end_of_the_scene_nothing_lives(scene, marked, directory, monkeyp
     monkeypatch.setenv("UDSLAB_TEST", str(directory))
     with scene(traits) as made:
         first = made.first()
-        assert marked(directory) == set(first.pids) != set()
+        until(lambda: marked(directory) == set(first.pids) != set())  # who has forked a daemon away may still be ending
     assert marked(directory) == set()
     assert not os.path.exists(made.top)
 
@@ -185,8 +196,15 @@ import os, socket, sys, time
 def serve():
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(sys.argv[1])
+    file = inode()  # before it listens: the second is started when it does
     listener.listen()
-    return listener
+    return listener, file
+
+def inode():
+    try:
+        return os.stat(sys.argv[1]).st_ino
+    except FileNotFoundError:
+        return None
 
 def is_first():
     try:
@@ -196,16 +214,15 @@ def is_first():
     return True
 
 if is_first():
-    listener = serve()
-    own = os.stat(sys.argv[1]).st_ino
-    while not os.path.exists(sys.argv[1]) or os.stat(sys.argv[1]).st_ino == own:
+    listener, own = serve()
+    while inode() in (None, own):
         time.sleep(0.01)
     os.unlink(sys.argv[1])
     again = serve()
     open(sys.argv[1] + ".again", "x").close()
 else:
     os.unlink(sys.argv[1])
-    listener = serve()
+    kept = serve()
 time.sleep(3600)
 """
 
@@ -214,10 +231,7 @@ def test_what_the_first_has_bound_anew_is_not_the_seconds(scene, planted):
     command = [planted()[0], "{dir}/notices.py", "{socket}"]
     with scene(command=command, files={"notices.py": NOTICES}, ping=None) as made:
         first, second = made.first(), made.instance().start("the second")
-        deadline = Deadline(PATIENCE)
-        while not os.path.exists(f"{made.path}.again"):
-            assert not deadline.passed
-            time.sleep(0.01)
+        until(lambda: os.path.exists(f"{made.path}.again"))
         second.settle()
         assert second.file is None
         assert made.evidence[-1] == "the socket behind the path is none of the second"
@@ -308,8 +322,11 @@ def test_what_does_not_serve_is_no_first_one(scene):
 
 
 def test_a_ping_that_is_never_answered_does_not_keep_a_server_from_starting(scene):
-    with scene(patience=1.0, ping=Ping(b"ping\n", b"pong\n")) as made:
-        assert made.instance().start("one").settle() is Start.SERVES
+    with scene(ping=Ping(b"ping\n", b"pong\n")) as made:
+        run = made.instance().start("one")
+        until(lambda: status(made.path).serving)
+        made.patience = 1.0
+        assert run.settle() is Start.SERVES
 
 
 # The end of its directory

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -172,9 +173,10 @@ def test_an_act_that_is_not_as_told_fails_with_status_1(cli, variables, director
 def children(pid: int) -> set[int]:
     """All below it."""
     found = set()
-    for file in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in map(int, file.read_text().split()):
-            found |= {child} | children(child)
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+        for file in Path(f"/proc/{pid}/task").glob("*/children"):
+            for child in map(int, file.read_text().split()):
+                found |= {child} | children(child)
     return found
 
 
@@ -194,21 +196,28 @@ def demo(variables, directory) -> Iterator[Process]:
         yield process
 
 
-def wait_for(condition, seconds: float = 10.0) -> None:
+def wait_for(condition, seconds: float = 30.0):
+    """What it was in the end."""
     limit = time.monotonic() + seconds
-    while not condition():
+    while not (found := condition()):
         assert time.monotonic() < limit
         select.select([], [], [], 0.002)
+    return found
 
 
 @pytest.mark.parametrize("act", [1, 2, 7])
 def test_killed_it_leaves_no_process_and_the_next_one_sweeps(cli, demo, directory, act):
+    def stopped():
+        """What is below it when it is stopped, so that no child is born between looking and killing."""
+        demo.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, demo.pid, os.WSTOPPED)
+        below = children(demo.pid)
+        if not below:  # they have ended meanwhile
+            demo.send_signal(signal.SIGCONT)
+        return below
+
     wait_for(lambda: f"Act {act}. " in demo.output())
-    wait_for(lambda: children(demo.pid))
-    demo.send_signal(signal.SIGSTOP)  # so that no child is born between looking and killing
-    os.waitid(os.P_PID, demo.pid, os.WSTOPPED)
-    below = children(demo.pid)
-    assert below
+    below = wait_for(lambda: children(demo.pid) and stopped())
     assert os.listdir(directory) != []
     assert demo.kill() == -signal.SIGKILL
     wait_for(lambda: all(map(has_ended, below)))
@@ -218,10 +227,9 @@ def test_killed_it_leaves_no_process_and_the_next_one_sweeps(cli, demo, director
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)])
 def test_interrupted_it_leaves_no_process(demo, directory, number, status):
-    wait_for(lambda: children(demo.pid))
-    below = children(demo.pid)
+    below = wait_for(lambda: children(demo.pid))
     demo.send_signal(number)
-    assert demo.wait(10) == status
+    assert demo.wait(30) == status
     wait_for(lambda: all(map(has_ended, below)))
     assert "Traceback" not in demo.output()
     if number == signal.SIGINT:

@@ -197,11 +197,14 @@ def test_datagrams_that_are_not_answered_are_counted(serve, cli, complaint, path
 
 def test_no_timeout_while_the_input_has_not_ended(serve, variables, path):
     serve(path)
-    command = [sys.executable, "-m", "udslab", "send", "--timeout", "0.05", path]
+    command = [sys.executable, "-m", "udslab", "send", "--timeout", "0.5", path]
     with subprocess.Popen(command, env=variables, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         with pytest.raises(subprocess.TimeoutExpired):
-            process.wait(0.4)
-        assert process.communicate(b"still here\n") == (b"STILL HERE\n", None)
+            process.wait(0.9)
+        process.stdin.write(b"still here\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == b"STILL HERE\n"
+        assert process.communicate() == (b"", None)
         assert process.returncode == 0
 
 

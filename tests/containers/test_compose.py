@@ -141,14 +141,14 @@ def test_nothing_runs_on_when_compose_is_killed(project):
     with project.start("up", limit=20) as compose:
         wait_for(lambda: "Act 1." in compose.output(), 30)
         assert compose.kill() == -9
-    wait_for(lambda: set(project.containers().values()) == {"exited"}, 25)
+    wait_for(lambda: set(project.containers().values()) == {"exited"}, 50)
 
 
 def test_nothing_runs_on_when_the_client_hangs_and_compose_is_killed(project, engine):
     with project.start("up", "server", limit=4) as compose:
         wait_for(lambda: "waits for its driver" in compose.output(), 30)
         assert compose.kill() == -9
-    wait_for(lambda: project.containers() == {"server": "exited"}, 10)
+    wait_for(lambda: project.containers() == {"server": "exited"}, 30)
 
 
 @pytest.mark.parametrize("service", ["server", "client"])
@@ -156,17 +156,17 @@ def test_when_one_is_killed_the_other_ends(project, engine, service):
     with project.start("up", limit=20) as compose:
         wait_for(lambda: "Act 1." in compose.output(), 30)
         project("kill", service)
-        assert compose.wait(25) in (0, 1, 137)
+        assert compose.wait(50) in (0, 1, 137)
     assert set(project.containers().values()) == {"exited"}
 
 
 def test_the_server_ends_well_within_a_second_of_sigterm(project):
     with project.start("up", "server", limit=50) as compose:
         wait_for(lambda: "waits for its driver" in compose.output(), 30)
-        deadline = Deadline(5)  # ten, if nothing handled the signal; compose itself takes one
-        assert project("stop", "server").returncode == 0
+        deadline = Deadline(25)  # a minute, if nothing handled the signal; compose itself takes one second or more
+        assert project("stop", "--timeout", "60", "server").returncode == 0
         assert not deadline.passed
-        compose.wait(10)
+        compose.wait(30)
 
 
 # A kept server

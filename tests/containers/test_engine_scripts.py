@@ -29,4 +29,4 @@ def test_an_image_that_is_there_is_not_made_again(engine):
     done = run("base-images", IMAGE.partition(":")[2])
     assert (done.returncode, done.stdout) == (0, f"{IMAGE}\n")
     assert engine.client.images.get(IMAGE).id == before
-    assert time.monotonic() - start < 10  # making it takes half a minute
+    assert time.monotonic() - start < 20  # making it takes half a minute

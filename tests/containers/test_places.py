@@ -138,7 +138,7 @@ def test_nothing_is_left_of_a_driver_that_is_killed_while_behaviours_are_measure
         driver.stdout.readline()
         assert left_of(engine, session)
         driver.kill()
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while left_of(engine, session):
         assert time.monotonic() < end, left_of(engine, session)
         time.sleep(0.05)
@@ -160,4 +160,4 @@ def test_a_place_adds_seconds_and_its_runner_starts_at_once(lab):
         began = time.monotonic()
         survey(lab, Place(DISTRO), ["NAM-01"], jobs=2)
         took.append(time.monotonic() - began)
-    assert min(took) < 3
+    assert min(took) < 8  # ten, where an engine waits for who does not end

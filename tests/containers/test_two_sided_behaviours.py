@@ -89,8 +89,8 @@ def test_gvisor_without_host_sockets_lets_no_path_through(lab):
     assert {cell.why for cell in measured.cells if cell.id == "NSC-12"} == {"no sock_diag for Unix sockets"}
     assert {cell.verdict for cell in judge(measured).cells} == {Verdict.KNOWN, Verdict.NOT_APPLICABLE}
     assert all("the other side has ended" in cell.why for cell in measured.cells if cell.id == "NSC-20")
-    # The server learns at once that nobody comes.
-    assert max(cell.seconds for cell in measured.cells) < 3
+    # The server learns at once that nobody comes: it does not wait for five seconds.
+    assert max(cell.seconds for cell in measured.cells) < 4.5
 
 
 def test_what_is_for_newer_kernels_is_tried_and_not_applicable_where_it_is_otherwise(lab, monkeypatch):
@@ -169,9 +169,11 @@ def test_nothing_is_left_of_a_driver_that_is_killed(engine, environment):
     ) as driver:
         session = driver.stdout.readline().strip()
         driver.stdout.readline()
-        assert list(find(engine, session))
+        end = time.monotonic() + 60
+        while not list(find(engine, session)):  # between two of its rounds there are none
+            assert time.monotonic() < end
         driver.kill()
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while list(find(engine, session)):
         assert time.monotonic() < end, list(find(engine, session))
         time.sleep(0.05)

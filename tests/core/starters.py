@@ -143,7 +143,8 @@ def beside_a_foreign_server(path: str, rounds: int) -> Counter[str]:
                 with contextlib.suppress(UdsError):
                     listen(path).close()
         pids.append(pid)
-    for _ in range(rounds):
+    # On a busy machine ours are faster more often.
+    while sum(ended.values()) < rounds or ended["kept"] < rounds // 4:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
         with socket.socket(socket.AF_UNIX) as server:

@@ -121,7 +121,7 @@ def test_an_answer_that_is_larger_than_all_buffers_while_the_input_goes_on(path,
     assert output == b"0123456789\n" * 1_000_000
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=50)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=50)
 @given(st.lists(st.binary(max_size=50).map(lambda line: line.replace(b"\n", b"\r")), max_size=10), st.booleans())
 @pytest.mark.parametrize("type", [SEQPACKET, DGRAM])
 def test_each_line_is_one_record_whatever_is_in_it(scripted, type, lines, newline_at_end):
@@ -212,9 +212,12 @@ def test_the_limit_is_not_for_whoever_types(path, sockets, typed, printed):
     output, sink = printed
     source, keyboard = typed
     connection = sockets.enter_context(connect(path))
-    conversation = threading.Thread(
-        target=converse, args=(connection, source.fileno(), sink.fileno()), kwargs={"timeout": 0.05}
-    )
+
+    def talk():
+        with contextlib.suppress(TimedOut):  # at its end, for which the limit is, the server may be late
+            converse(connection, source.fileno(), sink.fileno(), timeout=0.05)
+
+    conversation = threading.Thread(target=talk)
     conversation.start()
     conversation.join(0.2)
     assert conversation.is_alive()
@@ -236,7 +239,7 @@ def test_the_limit_ends_when_the_server_has_taken_what_it_kept_waiting(ends, typ
             left = left[keyboard.write(left) :]
 
     conversation = threading.Thread(
-        target=converse, args=(connection, source.fileno(), sink.fileno()), kwargs={"timeout": 0.3}
+        target=converse, args=(connection, source.fileno(), sink.fileno()), kwargs={"timeout": 1.0}
     )
     conversation.start()
     with running(type_it) as typing:
@@ -246,7 +249,7 @@ def test_the_limit_ends_when_the_server_has_taken_what_it_kept_waiting(ends, typ
         while received < size:
             received += len(server.recv(1 << 20))
     before = time.process_time()
-    conversation.join(0.8)
+    conversation.join(1.2)
     assert conversation.is_alive()
     assert time.process_time() - before < 0.25  # nor does it spin
     keyboard.close()
@@ -415,23 +418,20 @@ def test_a_server_that_answers_slowly_does_not_time_out(ends, scripted):
     def serve_one():
         assert server.recv(100) == b"hello\n"
         for byte in b"HELLO\n":
-            pause.wait(0.1)
+            pause.wait(0.2)
             server.send(bytes([byte]))
         server.close()
 
     with running(serve_one):
-        assert scripted(connection, b"hello\n", timeout=0.4)[0] == b"HELLO\n"
+        assert scripted(connection, b"hello\n", timeout=1.0)[0] == b"HELLO\n"
 
 
 def test_datagrams_that_are_not_answered_are_counted(path, scripted, make_socket, sockets):
     server = make_socket(path, DGRAM)
 
-    def answer_one():
-        data, sender = server.recvfrom(100)
-        server.sendto(data, sender)
-
     connection = sockets.enter_context(connect(path, type="dgram", bind="auto"))
-    with running(answer_one), pytest.raises(TimedOut, match=r"1 of 3 answers came within 0\.2 s"):
+    server.sendto(b"1\n", connection.getsockname())  # before it is asked: a thread might be late
+    with pytest.raises(TimedOut, match=r"1 of 3 answers came within 0\.2 s"):
         scripted(connection, b"1\n2\n3\n", timeout=0.2)
 
 

@@ -56,12 +56,20 @@ def open_descriptors():
 
 
 @pytest.fixture(autouse=True)
+def patient(monkeypatch):
+    """What ends by itself may take its time: the machine may be busy."""
+    monkeypatch.setattr(udslab.handlers, "_GRACE", LIMIT)
+    monkeypatch.setattr(udslab.handlers, "_BLOCKED", LIMIT)
+
+
+@pytest.fixture(autouse=True)
 def nothing_is_left(sockets, path, capfd):
     """No thread and no descriptor, and nothing printed (for unraisable errors and threads' errors fail a test)."""
     before = set(threading.enumerate()), open_descriptors()
     yield
     sockets.close()
-    assert (set(threading.enumerate()), open_descriptors()) == before
+    assert set(threading.enumerate()) <= before[0]
+    assert open_descriptors().items() <= before[1].items()
     assert_gone(path)
     assert capfd.readouterr() == ("", "")
 
@@ -869,12 +877,12 @@ def test_the_socket_of_a_service_manager_serves_on(path, sockets, handler):
 
 
 @pytest.fixture
-def short_grace(monkeypatch):
+def short_grace(monkeypatch, patient):
     monkeypatch.setattr(udslab.handlers, "_GRACE", 0.1)
 
 
 @pytest.fixture
-def blocked_at_once(monkeypatch):
+def blocked_at_once(monkeypatch, patient):
     monkeypatch.setattr(udslab.handlers, "_BLOCKED", 0.1)
 
 
@@ -891,6 +899,14 @@ def release(sockets, path):
 
     sockets.callback(end)
     return event
+
+
+def until_stuck(release, count=1):
+    """Wait until so many handlers do."""
+    end = time.monotonic() + LIMIT
+    while len(release._cond._waiters) < count:
+        assert time.monotonic() < end
+        time.sleep(0.001)
 
 
 def line_of(function, text):
@@ -918,6 +934,7 @@ def test_a_handler_that_does_not_end_is_named_with_the_place_where_it_stands(
     with pytest.raises(TimedOut) as caught:  # noqa: SIM117
         with HandlerServer(listen(path), stuck, drain=0):
             client().recv(1)
+            until_stuck(release)
     text = str(caught.value)
     assert isinstance(caught.value, UdsError)
     assert caught.value.stage is Stage.SERVICE
@@ -934,6 +951,7 @@ def test_of_many_that_do_not_end_one_is_shown(path, client, short_grace, release
         with HandlerServer(listen(path), stuck, drain=0):
             for _ in range(3):
                 client().recv(1)
+            until_stuck(release, 3)
 
 
 @pytest.mark.parametrize("closes", [False, True])
@@ -1039,6 +1057,8 @@ def test_threads_that_have_ended_are_not_kept(start, client):
     for _ in range(50):
         with client() as connection:
             talk(connection, b"x")
+    for handling in list(server._threads):
+        handling.join(LIMIT)
     talk(client(), b"x")
     assert len(server._threads) < 20
 

@@ -7,6 +7,7 @@ import os
 import select
 import signal
 import sys
+import threading
 import time
 
 import pytest
@@ -18,14 +19,14 @@ from udslab.agent import SPARES
 from udslab.errors import AgentGone
 from udslab.lab import Lab
 from udslab.processes import words
-from udslab.ready import Activated, LogLine
+from udslab.ready import Activated, Check, LogLine
 from udslab.testing import assert_gone, assert_serving, assert_stale
 from udslab.wire import encode_address
 from udslab.zygote import Zygote
 
 LIMIT = 30.0
 """Seconds after which something that should happen has not."""
-SOON = 3.0
+SOON = 10.0
 """Seconds in which all ends that should within one: that, and what a busy machine takes."""
 SERVER = """
 import os, signal, socket, sys
@@ -107,7 +108,15 @@ def served(zygote, path, *how):
     """A server that serves, by a zygote."""
     process = zygote.supervise([word.replace("{socket}", str(path)) for word in server(*how)])
     until(lambda: udslab.status(path).serving)
+    if "daemon" in how:
+        alone(process)
     return process
+
+
+def alone(process):
+    """Wait until those that have forked a daemon away have ended: they may be slower than it is to listen."""
+    assert process.wait(LIMIT) == 0
+    until(lambda: len(process.tree()) == 1)
 
 
 # The words of a command
@@ -208,6 +217,18 @@ def test_with_no_grace_all_is_killed_at_once(supervise):
         assert process.end(0) == -9
         assert ended(fds, 0) == 3
     assert {one["pid"] for one in process.killed} >= {process.pid}
+
+
+def test_a_supervisor_that_is_late_still_tells_what_it_had_to_kill(zygote):
+    with zygote.supervise(["sh", "-c", "trap '' TERM; echo up; sleep 1000"]) as process:
+        until(lambda: "up" in process.output())
+        supervisor = parent(process.pid)
+        os.kill(supervisor, signal.SIGSTOP)
+        going_on = threading.Timer(0.6, os.kill, (supervisor, signal.SIGCONT))
+        going_on.start()
+        assert process.end(0.05) == -9
+        going_on.join()
+        assert process.pid in [one["pid"] for one in process.killed]
 
 
 def test_one_that_has_ended_may_be_ended_again(supervise):
@@ -467,7 +488,7 @@ def test_it_serves_in_its_block_and_has_gone_after_it(lab):
 def test_a_daemon_is_followed_and_ended(lab):
     with lab.process(server("daemon")) as process:
         pid, _ = ask(process.path)
-        assert process.wait(LIMIT) == 0
+        alone(process)
         assert (process.returncode, process.tree()) == (0, [pid])
         with pidfds([pid]) as fds:
             assert process.stop() == 0
@@ -503,6 +524,7 @@ def test_what_had_to_be_killed_is_told(lab):
 def test_a_killed_one_is_gone_with_all_of_it_and_leaves_its_file_stale(lab):
     with lab.process(server("daemon")) as process:
         pid, _ = ask(process.path)
+        alone(process)
         with pidfds([pid]) as fds:
             assert process.kill() == 0  # its first process had ended well
             assert ended(fds, 0) == 1
@@ -514,6 +536,7 @@ def test_a_killed_one_is_gone_with_all_of_it_and_leaves_its_file_stale(lab):
 def test_a_restart_ends_it_and_starts_it_anew_at_the_same_path_and_keeps_its_log(lab):
     with lab.process(server()) as process:
         first, path = process.pid, process.path
+        ask(path)  # it says that it is up after it has begun to listen
         process.restart()
         assert process.path == path
         assert ask(path)[0] == process.pid != first
@@ -588,13 +611,20 @@ def test_one_that_ends_before_it_serves_is_told_at_once_with_its_last_lines(lab)
     assert text.endswith("its last lines: no configuration")
 
 
-def test_one_that_never_serves_is_timed_out_and_ended(lab):
-    pids = []
-    with pytest.raises(TimedOut) as caught, lab.process(["sh", "-c", "echo $$; exec sleep 1000"], timeout=0.5):
+def test_one_that_never_serves_is_timed_out_and_ended(lab, marked, directory):
+    looked = []
+
+    def never(path):
+        looked.append(marked(directory))
+        return False
+
+    with (
+        pytest.raises(TimedOut),
+        lab.process(["sleep", "1000"], env={"UDSLAB_TEST": str(directory)}, ready=Check(never), timeout=0.1),
+    ):
         pass
-    pids = [int(word) for word in str(caught.value).rpartition(": ")[2].split()]
-    assert len(pids) == 1
-    assert not os.path.exists(f"/proc/{pids[0]}")
+    assert len(looked[-1]) == 1
+    assert marked(directory) == set()
 
 
 def test_a_command_that_is_not_there_leaves_nothing(lab):

@@ -91,7 +91,7 @@ def test_a_directory_that_is_locked_for_ever_is_a_clear_error_after_the_limit(pa
         before = time.monotonic()
         with pytest.raises(LockTimeout) as error:
             listen(path, lock_timeout=0.3)
-        assert 0.3 <= time.monotonic() - before < 2
+        assert 0.3 <= time.monotonic() - before < 4  # five, unless it is told otherwise
         assert str(path) in str(error.value)
         assert f"pid {os.getpid()} has kept {path.parent} locked" in str(error.value)
     finally:

@@ -48,6 +48,14 @@ class Server(Process):
         return self._pidfd
 
 
+def says(process, word):
+    """Wait until it has written that."""
+    end = time.monotonic() + LIMIT
+    while word not in process.output():
+        assert time.monotonic() < end
+        time.sleep(0.002)
+
+
 class Polled(Server):
     def fileno(self):
         return None
@@ -195,6 +203,7 @@ def test_what_it_has_done_before_it_ended_counts(start, path):
 
 def test_one_that_never_listens_is_told_with_what_is_there(start, path):
     process = start("sock.bind(path)", path)
+    says(process, "waits")
     with pytest.raises(TimedOut) as caught:
         wait_listening(path, process, 0.5)
     assert f"still bound stream pid {process.pid} after 0.5 s" in str(caught.value)
@@ -221,13 +230,11 @@ say.connect(os.environ["NOTIFY_SOCKET"])
 def test_what_it_says_itself(start, path, directory):
     with Readiness(path, [Notify(), Listening()], directory=str(directory)) as readiness:
         assert os.listdir(directory) == [os.path.basename(readiness.env["NOTIFY_SOCKET"])]
-        source = (
-            NOTIFY + "say.send(b'STATUS=x'); sock.bind(path); sock.listen(); time.sleep(0.05); say.send(b'READY=1\\n')"
-        )
+        source = NOTIFY + "say.send(b'STATUS=x'); sock.bind(path); sock.listen(); time.sleep(0.05)\n"
+        source += "print('ready', flush=True); say.send(b'READY=1\\n')"
         process = start(source, path, env=readiness.env)
-        before = time.monotonic()
         assert readiness.wait(process, LIMIT).state == "listening"
-        assert time.monotonic() - before > 0.04
+        assert process.output().startswith("ready\n")
     assert os.listdir(directory) == ["s"]
 
 
@@ -235,6 +242,7 @@ def test_what_it_says_stands_in_the_error_and_more_time_is_given(start, path, di
     with Readiness(path, [Notify()], directory=str(directory)) as readiness:
         source = NOTIFY + "say.send(b'STATUS=loading\\nEXTEND_TIMEOUT_USEC=800000')"
         process = start(source, path, env=readiness.env)
+        says(process, "waits")
         assert select.select([process], [], [], 0)[0] == []
         before = time.monotonic()
         with pytest.raises(TimedOut, match="it has not said READY=1, but STATUS=loading"):
@@ -325,7 +333,7 @@ def test_it_is_noticed_in_time(tmp_path, directory):
         pytest.skip("no C compiler (cc)")
     program = tmp_path / "server"
     subprocess.run(["cc", "-O1", "-static", "-x", "c", "-o", program, "-"], input=C_SERVER.encode(), check=True)
-    late = []
+    late, slow = [], []
     for number in range(50):
         with Server([program, str(directory / str(number))]) as process:
             wait_listening(directory / str(number), process, LIMIT)
@@ -333,6 +341,10 @@ def test_it_is_noticed_in_time(tmp_path, directory):
             while not process.output():
                 assert process.returncode is None
             late.append(noticed - float(process.output()))
+        before = time.monotonic()
+        select.select([], [], [], 0.001)
+        slow.append(time.monotonic() - before - 0.001)  # how late anybody is woken here
     late.sort()
+    slow.sort()
     print(f"noticed late by {late[25] * 1e3:.2f} ms (p50), {late[45] * 1e3:.2f} ms (p90)")
-    assert late[25] < 0.005  # 1 ms, and what a busy machine takes
+    assert late[25] < 0.005 + 5 * slow[25]  # 1 ms, and what a busy machine takes

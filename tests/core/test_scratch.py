@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -48,6 +49,21 @@ def test_that_of_a_killed_owner_is_swept_by_the_next(tmp_path, environment):
     assert Path(path, "left").exists()
     with scratch_directory(str(tmp_path)):
         assert not os.path.exists(path)
+
+
+def test_one_that_is_too_deep_to_be_removed_keeps_nobody_from_having_one(tmp_path, environment, monkeypatch):
+    with hold(tmp_path, environment) as owner:
+        path = owner.stdout.readline().strip()
+        owner.kill()
+        owner.wait()
+
+    def too_deep(*arguments, **options):
+        raise RecursionError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "rmtree", too_deep)
+        assert sweep(str(tmp_path)) == []
+    assert sweep(str(tmp_path)) == [os.path.dirname(path)]
 
 
 def test_that_of_a_living_owner_is_kept(tmp_path, environment):

@@ -425,6 +425,13 @@ def load(pid, seconds=0.5):
     return (cpu_seconds(pid) - before) / seconds
 
 
+def assert_idle(pid):
+    """It uses next to no time, once it has done what there was to be done."""
+    end = time.monotonic() + LIMIT
+    while load(pid) >= 0.2:
+        assert time.monotonic() < end
+
+
 def send_until_full(connection):
     """Send without reading until no more is taken; how much was."""
     connection.settimeout(0.1)
@@ -445,7 +452,7 @@ def test_clients_that_do_not_read_are_not_read_from_and_cost_no_memory(serve, cl
     other = client()
     for _ in range(10):
         assert talk(other, b"x") == b"x"
-    assert load(server.pid) < 0.2
+    assert_idle(server.pid)
 
 
 def test_clients_that_do_not_read_an_endless_answer_cost_neither_memory_nor_time(serve, client, path):
@@ -455,7 +462,7 @@ def test_clients_that_do_not_read_an_endless_answer_cost_neither_memory_nor_time
     deaf = [client() for _ in range(20)]
     for connection in deaf:
         assert connection.recv(1) == b" "
-    assert load(server.pid) < 0.2
+    assert_idle(server.pid)
     assert memory(server.pid) - before < 10_000_000
     assert client().recv(10) == b" !\"#$%&'()"
 
@@ -513,12 +520,12 @@ def test_descriptors_that_a_client_sends_are_not_kept(start, client, type):
     start("echo", type)
     connection = client(type)
     talk(connection, b"x")
-    before = len(os.listdir("/proc/self/fd"))
+    before = set(os.listdir("/proc/self/fd"))
     with open(os.devnull) as file:
         for _ in range(10):
             connection.send_fds(b"take these", [file.fileno()] * 5)
             assert connection.recv(100) == b"take these"
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert set(os.listdir("/proc/self/fd")) <= before
 
 
 # Out of descriptors
@@ -533,17 +540,25 @@ def starved(path, environment, sockets):
     return server
 
 
-def answered(connections, count=None):
-    """Those of the connections that are answered: the first `count`, or all until nothing comes for a while."""
+def starving(server):
+    """How many clients it has taken in, once it has room for no more."""
+    end = time.monotonic() + LIMIT
+    while "clients wait in the backlog" not in (said := server.output()):
+        assert time.monotonic() < end
+        time.sleep(0.005)
+    return said.count("udslab: client ")
+
+
+def answered(connections, count):
+    """The first `count` of the connections that are answered."""
     poll = select.poll()
     waiting = {connection.fileno(): connection for connection in connections}
     for fd in waiting:
         poll.register(fd, select.POLLIN)
     found = []
-    while waiting and (count is None or len(found) < count):
-        ready = poll.poll((0.3 if count is None else LIMIT) * 1000)
-        if not ready:
-            break
+    while len(found) < count:
+        ready = poll.poll(LIMIT * 1000)
+        assert ready
         for fd, _ in ready:
             connection = waiting.pop(fd)
             poll.unregister(fd)
@@ -556,21 +571,20 @@ def test_without_descriptors_it_neither_spins_nor_dies_and_recovers(starved, cli
     clients = [client() for _ in range(60)]
     for connection in clients:
         connection.sendall(b"hello")
-    served = answered(clients)
+    served = answered(clients, starving(starved))
     assert 5 <= len(served) < 24
-    assert load(starved.pid) < 0.2
+    assert_idle(starved.pid)
     assert starved.returncode is None
+    waiting = [connection for connection in clients if connection not in served]
+    assert not select.select(waiting, [], [], 0)[0]
     # Those who are served go on, and the others wait.
     assert talk(served[0], b"x") == b"X"
     assert starved.output().count("clients wait in the backlog") == 1
 
-    waiting = [connection for connection in clients if connection not in served]
     while waiting:
         for connection in served:
             connection.close()
-        wanted = min(len(served), len(waiting))
-        served = answered(waiting, wanted)
-        assert len(served) >= wanted
+        served = answered(waiting, min(len(served), len(waiting)))
         waiting = [connection for connection in waiting if connection not in served]
     for connection in served:
         connection.close()
@@ -583,7 +597,7 @@ def test_without_descriptors_it_still_ends_when_told_to(starved, client, path):
     clients = [client() for _ in range(40)]
     for connection in clients:
         connection.sendall(b"hello")
-    assert answered(clients)
+    assert answered(clients, starving(starved))
     assert starved.end(grace=LIMIT) == 0, starved.output()
     assert_gone(path)
 
@@ -775,15 +789,21 @@ def test_a_signal_handler_may_stop_it(path, client):
     server = make_server(path)
     answers = []
 
+    ended = threading.Event()
+
     def talk_and_interrupt():
         answers.append(talk(client(), b"x"))
-        signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
+        while True:
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
+            if ended.wait(1):  # of one that came just before it began to wait Python's handler is not told
+                break
 
     before = signal.signal(signal.SIGUSR1, lambda *_: server.stop())
     try:
         talking = threading.Thread(target=talk_and_interrupt)
         talking.start()
         server.run()
+        ended.set()
         talking.join()
     finally:
         signal.signal(signal.SIGUSR1, before)
@@ -846,15 +866,20 @@ def test_what_a_signal_handler_raises_ends_it_in_order(path, client):
         pass
 
     def interrupt(number, frame):
+        told.set()
         raise Enough
 
     server = make_server(path)
     ends = []
+    told = threading.Event()
 
     def talk_and_interrupt():
         with client() as connection:
             talk(connection, b"x")
-            signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
+            while True:
+                signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
+                if told.wait(5):  # of one that came just before it began to wait Python's handler is not told
+                    break
             ends.append(connection.recv(1))
 
     before = signal.signal(signal.SIGUSR1, interrupt)
@@ -905,11 +930,11 @@ def test_what_has_been_put_at_its_path_meanwhile_is_not_removed(path, type, repl
 
 def test_nothing_is_left_open(path, client):
     threads = set(threading.enumerate())
-    before = len(os.listdir("/proc/self/fd"))
+    before = set(os.listdir("/proc/self/fd"))
     for type in ("stream", "dgram"):
         with make_server(path, "upper", type), client(type) as connection:
             assert talk(connection, b"x") == b"X"
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert set(os.listdir("/proc/self/fd")) <= before
     assert set(threading.enumerate()) <= threads
 
 
@@ -1143,14 +1168,10 @@ def test_more_answers_than_the_limit_are_dropped_and_said_so(start, client, log,
     sender, ask = slow
     ask(600)
     talk(client("dgram"), b"x")  # now all have been looked at
-    got = [sender.recv(10)]
-    sender.settimeout(0.3)
-    with contextlib.suppress(socket.timeout):
-        while True:
-            got.append(sender.recv(10))
     dropped = [line for line in log.so_far() if line.startswith(f"an answer to {sender.getsockname()} is dropped")]
-    assert dropped
-    assert len(dropped) == 600 - len(got)
+    assert 0 < len(dropped) < 600
+    got = [sender.recv(10) for _ in range(600 - len(dropped))]
+    assert not select.select([sender], [], [], 0.3)[0]
     assert all("5 wait" in line for line in dropped)
     assert got == [b"ASK %d" % number for number in range(len(got))]
 

@@ -59,8 +59,10 @@ def test_a_process_that_ends_instead_of_serving_is_said_so_at_once(path):
 
 
 def test_a_process_that_never_serves_is_timed_out_with_what_is_there(path):
-    with Process(python(SERVER, path, 60)) as process, pytest.raises(TimedOut, match="still bound stream"):
-        process.wait_serving(path, timeout=0.5)
+    with Process(python(SERVER, path, 60)) as process:
+        wait_until(path, lambda found: found.state == "bound", 30, process)
+        with pytest.raises(TimedOut, match="still bound stream"):
+            process.wait_serving(path, timeout=0.1)
 
 
 def test_a_server_of_somebody_elses_is_waited_for(path):

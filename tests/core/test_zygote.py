@@ -22,7 +22,7 @@ from udslab.zygote import Zygote
 
 LIMIT = 30.0
 """Seconds after which something that should happen has not."""
-SOON = 5.0
+SOON = 10.0
 """Seconds in which all of a zygote is gone after its owner: one, and what a busy machine takes."""
 SURROUNDINGS = """
 import json, os, sys
@@ -77,7 +77,7 @@ def children(pid="self"):
 
 def descendants(pid):
     found = set()
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
         for child in children(pid):
             found |= {child, *descendants(child)}
     return found

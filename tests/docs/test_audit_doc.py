@@ -295,8 +295,9 @@ def waits_for_a_lock(server):
 def test_of_many_that_start_over_a_stale_file_exactly_one_has_the_path(run, stale):
     for _ in range(10):
         starters = [run(stale) for _ in range(4)]
-        wait_until(stale, lambda found: found.state is State.LISTENING)
-        pids = status(stale, owners=True).pids
+        # Asked again where it is not seen: a dump of the kernel's table can miss a socket while others come and go.
+        found = wait_until(stale, lambda found: bool(found.pids), look=lambda address: status(address, owners=True))
+        pids = found.pids
         losers = [starter for starter in starters if starter.pid not in pids]
         assert [starter.wait(20) for starter in losers] == [1, 1, 1]
         for starter in starters:
@@ -380,7 +381,7 @@ def test_processes_that_serve_clients_end_with_the_main_one(serve, ask, path, so
     assert client.recv(100) == b"HELLO"
     os.kill(server.pid, signal.SIGKILL)
     assert client.recv(100) == b""
-    assert_stale(path)
+    wait_until(path, lambda found: found.state is State.STALE)  # the main one may still be closing its files
     serve()
     assert ask() == b"HELLO"
 

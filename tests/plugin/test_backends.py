@@ -251,12 +251,11 @@ def test_a_timeout_ends_a_test_that_waits_and_all_is_undone(inner, backend):
         KEPT = []
 
         @pytest.fixture
-        def process(make_uds_process):
-            return make_uds_process([sys.executable, "server.py", "{socket}"])
+        def process(uds_server, make_uds_process):
+            KEPT.extend([uds_server, make_uds_process([sys.executable, "server.py", "{socket}"])])
 
         @pytest.mark.timeout(0.3, func_only=True)
-        def test_waits(uds_server, uds_client, process):
-            KEPT.extend([uds_server, process])
+        def test_waits(uds_client, process):
             uds_client.recv(1)
 
         def test_after():

@@ -291,6 +291,7 @@ def test_nothing_is_left_of_a_run_that_is_killed_and_the_next_one_goes_on(matrix
             run.send_signal(signal.SIGKILL)
         kept = [name for name in matrix.times() if name.endswith(".json")]
         ours = {leftover.owner.session for leftover in find(engine) if leftover.owner.pid == str(run.pid)}
+        end = time.monotonic() + 60
         while any(list(find(engine, session)) for session in ours):
             assert time.monotonic() < end, before
             time.sleep(0.1)

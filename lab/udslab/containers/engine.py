@@ -154,7 +154,7 @@ class Engine:
             ) from error
 
 
-_PATIENCE = 10.0
+_PATIENCE = 30.0
 """Seconds in which a container that is being removed has gone."""
 _LONG = 300
 """How many characters of what others say are kept."""

@@ -186,7 +186,7 @@ class Program:
     def kill(self) -> int:
         """SIGKILL to all its processes; the exit status."""
         self.send_signal(signal.SIGKILL)
-        return self.wait(10.0)
+        return self.wait(30.0)
 
     def __enter__(self) -> Program:
         return self

@@ -338,18 +338,18 @@ def test_a_signal_may_go_to_the_daemon_that_the_main_process_has_left(driver):
     assert_gone_all([daemon])
 
 
-def test_two_start_at_the_same_instant(drive):
-    """To the precision of an interpreter's start, which is the same for both."""
+def test_two_that_are_told_one_after_the_other_start_at_the_same_instant(drive):
     drivers = [drive(), drive()]
-    at = time.monotonic() + 0.3
+    at = time.monotonic() + 1.0
+    earliest = time.time() + 1.0
     for driver in drivers:
         driver.tell(op="start", command=["sh", "-c", "date +%s%N"], at=at)
     assert time.monotonic() < at
     for driver in drivers:
         assert "result" in driver.hear()
-    assert time.monotonic() >= at
-    starts = [driver.said(1)[0] for driver in drivers]
-    assert abs(starts[0] - starts[1]) < 100e6
+    for driver in drivers:
+        (start,) = driver.said(1)
+        assert earliest - 0.01 < start / 1e9 < earliest + LIMIT  # two clocks; and a busy machine
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become another user")

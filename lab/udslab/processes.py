@@ -104,8 +104,9 @@ class RunningProcess:
             except BaseException:
                 process.__exit__()
                 raise
+            own = file_of(Address.parse(self.path))
         self._process = process
-        self._others = others
+        self._others, self._own = others, None if own == others else own
         self._runs, self.killed = True, False
 
     @property
@@ -141,16 +142,25 @@ class RunningProcess:
     def stop(self, grace: float = _GRACE) -> int:
         """Its stop signal; SIGKILL to all that lives ``grace`` seconds later, and to what it leaves; its exit status.
         What had to be killed, and a socket file that is still there, stands in ``left``."""
+        served = file_of(Address.parse(self.path)) if self.status().serving else None
         code = self._process.end(grace, self._stop_signal)
         for found in self._process.killed:
             self.left.append(f"process {found['pid']} ({shlex.join(found['command'])}), which had to be killed")
             self.killed = True
         there = self.status()
-        sockets = (State.BOUND, State.LISTENING, State.STALE)
-        ours = there.state in sockets and file_of(Address.parse(self.path)) != self._others
-        if ours and not self.killed:
+        if self._has_left(there, served) and not self.killed:
             self.left.append(f"socket file {self.path} ({there.describe()})")
         return code
+
+    def _has_left(self, there: Status, served: tuple[int, int] | None) -> bool:
+        """Whether what is there after its end is its own. ``served``: the file that was served there just before."""
+        file = file_of(Address.parse(self.path))
+        if there.state not in (State.BOUND, State.LISTENING, State.STALE) or file == self._others:
+            return False
+        if file == self._own:
+            return True
+        # What it has bound since it was ready was served as long as it lived; a successor's still is, or was not.
+        return there.state is State.STALE and (self._own is None or file == served)
 
     def kill(self) -> int:
         """SIGKILL to all its processes; its exit status."""

@@ -42,10 +42,19 @@ def end(number, frame):
         os.unlink(path)
     os._exit(int(how[how.index("code") + 1]) if "code" in how else 0)
 signal.signal(signal.SIGTERM, signal.SIG_IGN if "stubborn" in how else end)
-listener = socket.socket(socket.AF_UNIX) if "LISTEN_FDS" not in os.environ else socket.socket(fileno=3)
-if "LISTEN_FDS" not in os.environ:
-    listener.bind(path)
-    listener.listen()
+def bind():
+    made = socket.socket(socket.AF_UNIX)
+    if "over" in how and os.path.exists(path):
+        os.unlink(path)
+    made.bind(path)
+    made.listen()
+    return made
+def again(number, frame):
+    how.append("over")
+    kept.append(bind())
+kept = []
+signal.signal(signal.SIGHUP, again)
+listener = bind() if "LISTEN_FDS" not in os.environ else socket.socket(fileno=3)
 print("up", os.getpid(), flush=True)
 while True:
     client = listener.accept()[0]
@@ -509,6 +518,46 @@ def test_what_it_leaves_at_its_end_is_told(lab):
         assert process.stop() == 3
         assert process.left == [f"socket file {process.path} (stale)"]
         assert not process.killed
+
+
+@pytest.mark.parametrize("how", [(), ("leaves",)])
+@pytest.mark.parametrize("first", ["old", "new"])
+def test_of_two_at_one_path_who_has_bound_the_file_that_is_left_is_told_and_no_other(lab, how, first):
+    with lab.process(server("leaves")) as old, lab.process(server("over", *how), old.path) as new:
+        (old if first == "old" else new).stop()
+        if first == "old":
+            assert_serving(new.path)
+        (new if first == "old" else old).stop()
+        assert old.left == []
+        assert new.left == ([f"socket file {new.path} (stale)"] if how else [])
+
+
+@pytest.mark.parametrize("how", [(), ("daemon",)])
+def test_a_file_that_it_has_bound_anew_and_leaves_is_told(lab, how):
+    with lab.process(server("leaves", *how)) as process:
+        before = os.stat(process.path).st_ino
+        pid, _ = ask(process.path)
+        os.kill(pid, signal.SIGHUP)
+        until(lambda: process.status().inode not in (None, before) and process.status().serving)
+        process.stop()
+        assert process.left == [f"socket file {process.path} (stale)"]
+
+
+def test_a_file_that_it_binds_after_it_was_ready_and_leaves_is_told(lab):
+    source = SERVER.replace("listener = ", 'print("ready", flush=True)\nlistener = ', 1)
+    command = [sys.executable, "-I", "-S", "-c", source, "{socket}", "leaves"]
+    with lab.process(command, ready=LogLine("ready")) as process:
+        until(lambda: process.status().serving)
+        process.stop()
+        assert process.left == [f"socket file {process.path} (stale)"]
+
+
+def test_a_socket_that_another_one_has_bound_at_its_path_is_not_told(lab, make_socket):
+    with lab.process(server("leaves")) as process:
+        os.unlink(process.path)
+        make_socket(process.path)  # bound, and does not listen yet
+        process.stop()
+        assert process.left == []
 
 
 def test_what_had_to_be_killed_is_told(lab):

@@ -88,7 +88,9 @@ class RunningProcess:
         """Whether it was killed since its last start, by :meth:`kill` or because it did not end, and so its socket file
         may be stale."""
         self.left: list[str] = []
-        """What it left at its end, in words."""
+        """What it left at its end, in words; :meth:`close` takes back what has gone since."""
+        self._file: tuple[str, tuple[int, ...] | None] | None = None
+        """The line of ``left`` that tells of a socket file, and which one that is."""
         self._begin()
 
     def _begin(self) -> None:
@@ -145,12 +147,20 @@ class RunningProcess:
         served = file_of(Address.parse(self.path)) if self.status().serving else None
         code = self._process.end(grace, self._stop_signal)
         for found in self._process.killed:
-            self.left.append(f"process {found['pid']} ({shlex.join(found['command'])}), which had to be killed")
+            line = f"process {found['pid']} ({shlex.join(found['command'])}), which had to be killed"
+            self.left += [line] if line not in self.left else []  # it is told again when it is stopped again
             self.killed = True
         there = self.status()
+        self._forget_file()
         if self._has_left(there, served) and not self.killed:
-            self.left.append(f"socket file {self.path} ({there.describe()})")
+            self._file = f"socket file {self.path} ({there.describe()})", _which(there)
+            self.left.append(self._file[0])
         return code
+
+    def _forget_file(self) -> None:
+        if self._file is not None:
+            self.left.remove(self._file[0])
+            self._file = None
 
     def _has_left(self, there: Status, served: tuple[int, int] | None) -> bool:
         """Whether what is there after its end is its own. ``served``: the file that was served there just before."""
@@ -183,6 +193,7 @@ class RunningProcess:
         self._runs = False
         self._process.__exit__()
         self._begin()
+        self._forget_file()  # over which it has started, or will be told to have left at its next end
 
     def close(self) -> None:
         """Stop it, if it lives, and forget it."""
@@ -192,6 +203,14 @@ class RunningProcess:
                 if self._process.gone() is None:
                     self.stop()
             self._process.__exit__()
+        if self._file is not None and _which(self.status()) != self._file[1]:
+            self._forget_file()
 
     def __repr__(self) -> str:
         return f"<process {self.pid}: {shlex.join(self.command)}>"
+
+
+def _which(there: Status) -> tuple[int, ...] | None:
+    """What a file is known by, also when it has gone and another has got its inode; None if there is none."""
+    info = there.info
+    return None if info is None else (info.st_dev, info.st_ino, info.st_ctime_ns)

@@ -520,6 +520,46 @@ def test_what_it_leaves_at_its_end_is_told(lab):
         assert not process.killed
 
 
+def test_a_file_that_has_gone_when_its_block_ends_was_not_left(lab):
+    with lab.process(server("leaves")) as process:
+        process.stop()
+        os.unlink(process.path)
+    assert process.left == []
+
+
+def test_a_file_that_another_has_been_put_in_the_place_of_was_not_left(lab, make_socket):
+    with lab.process(server("leaves")) as process:
+        process.stop()
+        os.unlink(process.path)
+        make_socket(process.path).close()  # on some file systems it gets the same inode
+    assert process.left == []
+
+
+def test_a_file_that_is_there_when_its_block_ends_was_left(lab):
+    with lab.process(server("leaves")) as process:
+        process.stop()
+    assert process.left == [f"socket file {process.path} (stale)"]
+
+
+@pytest.mark.parametrize(("how", "what"), [("leaves", "socket file"), ("stubborn", "process")])
+def test_what_is_left_by_one_that_is_stopped_twice_is_told_once(lab, how, what):
+    with lab.process(server(how)) as process:
+        for _ in range(2):
+            process.stop(0.05 if how == "stubborn" else LIMIT)
+    (left,) = process.left
+    assert left.startswith(what)
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_file_over_which_it_starts_anew_was_not_left_but_the_one_at_its_end(lab, again):
+    with lab.process(server("leaves", "over")) as process:
+        process.restart()
+        assert process.left == []
+        if not again:
+            process.kill()
+    assert process.left == ([f"socket file {process.path} (stale)"] if again else [])
+
+
 @pytest.mark.parametrize("how", [(), ("leaves",)])
 @pytest.mark.parametrize("first", ["old", "new"])
 def test_of_two_at_one_path_who_has_bound_the_file_that_is_left_is_told_and_no_other(lab, how, first):

@@ -767,6 +767,41 @@ def test_paths_may_be_path_objects(lab, directory):
         assert_serving(directory / "s")
 
 
+def test_a_relative_path_is_one_in_this_processs_directory_also_when_that_is_another_later(lab, directory, monkeypatch):
+    monkeypatch.chdir(directory)
+    with lab.process(server("leaves"), "s") as process:
+        monkeypatch.chdir("/")
+        assert process.path == str(directory / "s")
+        assert ask(process.path)[0] == process.pid
+    assert process.left == [f"socket file {process.path} (stale)"]
+
+
+def test_a_relative_path_is_one_in_the_servers_directory(lab, directory, monkeypatch):
+    (directory / "inner").mkdir()
+    monkeypatch.chdir(directory)
+    for cwd in (directory / "inner", "inner"):
+        with lab.process(server(), "s", cwd=cwd) as process:
+            assert process.path == str(directory / "inner" / "s")
+            assert ask(process.path)[0] == process.pid
+
+
+def test_a_relative_path_may_be_one_in_a_directory_that_is_too_deep_for_a_socket(lab, directory, monkeypatch):
+    deep = directory / ("d" * 120)
+    deep.mkdir()
+    monkeypatch.chdir(deep)
+    for given in ({}, {"cwd": deep}):
+        with lab.process(server(), "s", **given) as process:
+            assert ask(process.path)[0] == process.pid
+
+
+def test_an_abstract_name_is_no_path_in_a_directory(lab):
+    source = "import socket, sys; s = socket.socket(1); s.bind(chr(0) + sys.argv[1][1:]); s.listen(); s.accept()"
+    name = f"@udslab-test-{os.urandom(4).hex()}"
+    with lab.process([sys.executable, "-c", source, "{socket}"], name) as process:
+        assert process.path == name
+        assert_serving(name)
+
+
 def test_its_stop_signal_may_be_another(lab):
     source = "import signal, socket, sys; signal.signal(signal.SIGINT, lambda *_: sys.exit(7)); "
     source += "s = socket.socket(1); s.bind(sys.argv[1]); s.listen(); [signal.pause() for _ in iter(int, 1)]"

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from udslab.address import MAX_PATH, Address, AddressLike
 from udslab.backends import AgentRun, Run, ThreadRun, refuse
 from udslab.connection import Connection, connect
-from udslab.errors import AddressError, AgentGone, Stage, Unsupported
+from udslab.errors import AddressError, AgentGone, Stage, Unsupported, failure
 from udslab.handlers import Handler
 from udslab.needs import Backend, Need, Options, why_not
 from udslab.ready import LISTENING, Condition, Readiness
@@ -469,7 +469,14 @@ def _emptied(directory: str) -> bool:
 
 def _absolute(path: str) -> str:
     """The same also when this process has gone to another directory."""
-    return path if os.path.isabs(path) else os.path.join(os.getcwd(), path)
+    if os.path.isabs(path):
+        return path
+    try:
+        return os.path.join(os.getcwd(), path)
+    except FileNotFoundError as error:
+        gone = os.readlink("/proc/self/cwd")
+        hint = "this process's directory is not there any more; give cwd="
+        raise failure(Stage.SERVICE, error, gone, hint) from error
 
 
 def _umask() -> int:

@@ -794,6 +794,17 @@ def test_a_relative_path_may_be_one_in_a_directory_that_is_too_deep_for_a_socket
             assert ask(process.path)[0] == process.pid
 
 
+def test_where_this_processs_directory_has_been_removed_that_is_told_and_another_one_does(lab, directory, monkeypatch):
+    lab.prepare("process")
+    (directory / "gone").mkdir()
+    monkeypatch.chdir(directory / "gone")
+    (directory / "gone").rmdir()
+    with pytest.raises(NoSuchPath, match=r"/gone \(deleted\): No such file .* is not there any more; give cwd="):
+        lab.process(server()).__enter__()
+    with lab.process(server(), cwd=directory) as process:
+        assert ask(process.path)[0] == process.pid
+
+
 def test_an_abstract_name_is_no_path_in_a_directory(lab):
     source = "import socket, sys; s = socket.socket(1); s.bind(chr(0) + sys.argv[1][1:]); s.listen(); s.accept()"
     name = f"@udslab-test-{os.urandom(4).hex()}"

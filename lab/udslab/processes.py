@@ -43,11 +43,11 @@ class Started(Followed, Protocol):
     def wait(self, timeout: float | None = None) -> int:
         """Wait until it has exited."""
 
-    def send_signal(self, number: int) -> None:
-        """Send a signal."""
+    def signal_left(self, number: int) -> list[int]:
+        """Send a signal to it, or if it has exited to those that it has left."""
 
     def freeze(self) -> None:
-        """Stop it for a while."""
+        """Stop all of it for a while."""
 
     def thaw(self) -> None:
         """Let it go on."""
@@ -138,8 +138,9 @@ class RunningProcess:
         return self._process.wait(timeout)
 
     def send_signal(self, number: int) -> None:
-        """Send a signal to the first process, unless it has exited."""
-        self._process.send_signal(number)
+        """Send a signal to the first process, or if that has exited, as a daemon's does, to those that it has left:
+        of these to the topmost."""
+        self._process.signal_left(number)
 
     def stop(self, grace: float = _GRACE) -> int:
         """Its stop signal; SIGKILL to all that lives ``grace`` seconds later, and to what it leaves; its exit status.
@@ -178,11 +179,11 @@ class RunningProcess:
         return self._process.kill()
 
     def pause(self) -> None:
-        """SIGSTOP to the first process: it listens, and answers nobody."""
+        """SIGSTOP to all its processes: it listens, and answers nobody."""
         self._process.freeze()
 
     def resume(self) -> None:
-        """SIGCONT."""
+        """SIGCONT to all of them."""
         self._process.thaw()
 
     def restart(self) -> None:

@@ -540,6 +540,14 @@ class SupervisedProcess(RemoteProcess):
         it has become a daemon; the pids of whom it was sent to."""
         return list(self._remote.ask("signal", to=self._number, signal=int(number), left=True))
 
+    def freeze(self) -> None:
+        """SIGSTOP to all of it, and wait until it is stopped."""
+        self._remote.ask("freeze", to=self._number)
+
+    def thaw(self) -> None:
+        """SIGCONT to all of it."""
+        self._remote.ask("thaw", to=self._number)
+
     def open_files(self, room: bool, pids: Sequence[int] = ()) -> list[int]:
         """Take the room for another open file from these of its processes (RLIMIT_NOFILE); or give it back to all that
         have been without, or were forked meanwhile. The pids of those for whom that could be done.

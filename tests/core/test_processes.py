@@ -20,6 +20,7 @@ from udslab.errors import AgentGone
 from udslab.lab import Lab
 from udslab.processes import words
 from udslab.ready import Activated, Check, LogLine
+from udslab.supervisor import stat_of
 from udslab.testing import assert_gone, assert_serving, assert_stale
 from udslab.wire import encode_address
 from udslab.zygote import Zygote
@@ -55,6 +56,20 @@ def again(number, frame):
 kept = []
 signal.signal(signal.SIGHUP, again)
 listener = bind() if "LISTEN_FDS" not in os.environ else socket.socket(fileno=3)
+workers = []
+if "workers" in how:
+    while len(workers) < 3 and (pid := os.fork()):
+        workers.append(pid)
+    if len(workers) == 3:
+        def end_all(number, frame):
+            for pid in workers:
+                os.kill(pid, number)
+            for pid in workers:
+                os.waitpid(pid, 0)
+            end(number, frame)
+        signal.signal(signal.SIGTERM, end_all)
+    else:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 print("up", os.getpid(), flush=True)
 while True:
     client = listener.accept()[0]
@@ -664,6 +679,35 @@ def test_a_paused_one_listens_and_answers_nobody_until_it_is_resumed(lab):
         process.pause()
     assert process.left == []
     assert_gone(process.path)
+
+
+@pytest.mark.parametrize("how", ["daemon", "workers"])
+def test_all_of_it_is_paused_and_resumed_and_ended(lab, how):
+    with lab.process(server(how)) as process:
+        if how == "daemon":
+            alone(process._process)
+        pids = until(lambda: len(found := process.tree()) == (1 if how == "daemon" else 4) and found)
+        for _ in range(3):
+            process.pause()
+            assert {stat_of(pid)[0] for pid in pids} == {b"T"}
+            with lab.connect(process.path, timeout=LIMIT) as client:
+                assert_serving(process.path)
+                process.resume()
+                assert int(client.read_line().split()[0]) in pids
+        process.pause()
+    assert process.left == []
+    assert_gone(process.path)
+
+
+def test_a_signal_reaches_a_daemon(lab):
+    with lab.process(server("daemon")) as process:
+        alone(process._process)
+        before = os.stat(process.path).st_ino
+        process.send_signal(signal.SIGHUP)
+        until(lambda: process.status().inode not in (None, before))
+        process.send_signal(signal.SIGTERM)
+        until(lambda: process.tree() == [])
+        assert_gone(process.path)
 
 
 def test_it_has_this_processs_surroundings_as_they_are_now_and_what_is_given(lab, directory, monkeypatch):

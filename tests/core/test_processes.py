@@ -710,6 +710,17 @@ def test_a_signal_reaches_a_daemon(lab):
         assert_gone(process.path)
 
 
+def test_it_is_told_by_its_own_pid_when_it_does_not_end_or_has_ended(lab):
+    with lab.process(server("code", 4)) as process:
+        with pytest.raises(TimedOut, match=rf"pid {process.pid} has not ended within 0\.01 s"):
+            process.wait(0.01)
+        process.stop()
+        told = f"pid {process.pid} has ended: exit status 4 .* last line: up {process.pid}$"
+        for late in (process.pause, process.resume, lambda: process.send_signal(signal.SIGHUP)):
+            with pytest.raises(AgentGone, match=told):
+                late()
+
+
 def test_it_has_this_processs_surroundings_as_they_are_now_and_what_is_given(lab, directory, monkeypatch):
     monkeypatch.setenv("UDSLAB_TEST_GONE", "x")
     lab.prepare("process")

@@ -83,6 +83,7 @@ class RunningProcess:
         self._timeout = timeout
         self._stop_signal = stop_signal
         self._start = start
+        self._owner = os.getpid()
         self._log = ""
         self.killed = False
         """Whether it was killed since its last start, by :meth:`kill` or because it did not end, and so its socket file
@@ -122,8 +123,8 @@ class RunningProcess:
         return self._process.returncode
 
     def log(self) -> str:
-        """What it has written: the last 256 KiB of each run."""
-        return self._log + (self._process.output() if self._runs else "")
+        """What it has written: the last 256 KiB of each run. A forked child is told of runs before a restart alone."""
+        return self._log + (self._process.output() if self._runs and os.getpid() == self._owner else "")
 
     def status(self) -> Status:
         """What is at its path."""
@@ -197,7 +198,9 @@ class RunningProcess:
         self._forget_file()  # over which it has started, or will be told to have left at its next end
 
     def close(self) -> None:
-        """Stop it, if it lives, and forget it."""
+        """Stop it, if it lives, and forget it. In a forked child: does nothing, for it is the parent's."""
+        if os.getpid() != self._owner:
+            return
         if self._runs:
             self._runs = False
             with suppress(AgentGone):  # and all that it had started

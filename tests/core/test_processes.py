@@ -797,6 +797,30 @@ def test_at_the_labs_end_all_of_it_has_gone():
         block.__exit__(None, None, None)
 
 
+@pytest.mark.parametrize("how", [(), ("daemon",)])
+def test_a_forked_child_that_leaves_its_block_ends_nothing_and_takes_nothing_of_what_comes(lab, how, in_child):
+    block = lab.process(server(*how))
+    process = block.__enter__()
+
+    def leave():
+        log = process.log()
+        block.__exit__(None, None, None)
+        return [log, *process.left]
+
+    assert in_child(leave) == [""]
+    assert ask(process.path)[0] in process.tree()
+    os.kill(process.tree()[-1], signal.SIGTERM)
+
+    def late():
+        with pytest.raises(AgentGone, match="was forked from"):
+            process._process.gone()
+
+    assert in_child(late) is None
+    assert process._process.gone_within(LIMIT)
+    block.__exit__(None, None, None)
+    assert process.left == []
+
+
 def test_who_listened_there_before_does_not_count(lab, make_socket):
     with lab.path() as path:
         make_socket(path, backlog=1)

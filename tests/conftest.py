@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import socket
@@ -10,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -162,6 +164,27 @@ def planted() -> Iterator[Callable[..., list[str]]]:
         script = shutil.copy(ROOT / "tests" / "audit" / "planted.py", top)
         os.chmod(script, 0o644)
         yield lambda traits="perfect", *options: [python, "-S", "-E", script, traits, "{socket}", *options]
+
+
+@pytest.fixture(scope="session")
+def in_child() -> Callable[[Callable[[], Any]], Any]:
+    """Calls a function in a forked child, and gives back what it returns."""
+
+    def run(call: Callable[[], Any]) -> Any:
+        read, write = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                os.write(write, json.dumps(call()).encode())
+            finally:
+                os._exit(0)
+        os.close(write)
+        with open(read, "rb") as file:
+            said = file.read()
+        os.waitpid(pid, 0)
+        return json.loads(said)
+
+    return run
 
 
 @pytest.fixture(scope="session")

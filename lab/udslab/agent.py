@@ -105,6 +105,8 @@ class _Child:
     forgotten: bool = False
     record: int = -1
     """The file that it writes its record into (:mod:`udslab.recording`)."""
+    first: int | None = None
+    """Of a supervisor: the pid of the command that it follows, by which its driver knows it."""
     main: int | None = None
     """Of a supervisor: how the command that it follows has ended."""
     watching: set[int] = field(default_factory=set)
@@ -398,7 +400,7 @@ class Agent:
     def _give_up(self, child: _Child, waiting: set[int], id: int, timeout: float) -> None:
         if id in waiting:
             waiting.remove(id)
-            text = f"pid {child.pid} has not ended within {timeout:g} s"
+            text = f"pid {child.first or child.pid} has not ended within {timeout:g} s"
             self._refuse(id, failure(Stage.AGENT, errno.ETIMEDOUT, None, text))
 
     def _end_child(self, message: Message) -> None:
@@ -656,13 +658,15 @@ class Agent:
     def _started(self, child: _Child, result: Message) -> None:
         if child.op not in ("connect", "supervise"):  # nobody asks a server anything by its channel
             self._close_channel(child)
+        child.first = result.get("main")
         id, child.starting = child.starting, None
         self._answer(id, {**result, "child": child.number, "pid": child.pid})
         self._have_spares()
 
     def _died(self, child: _Child) -> UdsError:
         said = bytes(child.written).decode(errors="backslashreplace").strip().splitlines() or ["it has written nothing"]
-        what = f"pid {child.pid} " + ("answers no more" if child.code is None else f"has ended: {_how(child.code)}")
+        code = child.code if child.main is None else child.main
+        what = f"pid {child.first or child.pid} " + ("answers no more" if code is None else f"has ended: {_how(code)}")
         return AgentGone(Stage.AGENT, errno.ECHILD, None, f"its last line: {said[-1]}", what)
 
     def _pass_on(self, message: Message) -> None:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from udslab.address import MAX_PATH, Address, AddressLike
 from udslab.backends import AgentRun, Run, ThreadRun, refuse
 from udslab.connection import Connection, connect
-from udslab.errors import AddressError, AgentGone, Stage, Unsupported
+from udslab.errors import AddressError, AgentGone, Stage, Unsupported, failure
 from udslab.handlers import Handler
 from udslab.needs import Backend, Need, Options, why_not
 from udslab.ready import LISTENING, Condition, Readiness
@@ -291,8 +291,9 @@ class Lab:
         ``image``: it is the command of a container of this image, which sees the path's directory, and that alone, at
         the same place; it runs as this user, or, if that is root, as another one; ``cwd`` and ``umask`` are the
         image's. ``timeout``: how many seconds it gets to serve. ``env``: what its environment has besides this
-        process's. ``cwd``, ``umask``: this process's, unless given. ``expect_left``: what it leaves at its end, a
-        socket file or a process that had to be killed, is not noted in ``left``.
+        process's. ``cwd``, ``umask``: this process's, unless given; a relative ``path`` is one in ``cwd``.
+        ``expect_left``: what it leaves at its end, a socket file or a process that had to be killed, is not noted in
+        ``left``.
 
         Raises :class:`~udslab.errors.UdsError` with its exit status and last lines, at once, if it ends before it
         serves; :class:`~udslab.errors.TimedOut`; :class:`~udslab.errors.NoSuchPath` for a command that is not there.
@@ -304,16 +305,18 @@ class Lab:
                 path = exits.enter_context(
                     self.path(backend=Backend.PROCESS) if image is None else self._path_for_programs()
                 )
-            path = os.fspath(path)
-            line = words(command, path)
+            cwd = _absolute(os.fspath(cwd or ""))
+            where, given = Address.parse(path), os.fspath(path)
+            path = os.path.join(cwd, os.fsdecode(where.name)) if where.is_pathname else given
             if image is not None:
+                line = words(command, path)
                 begin = self._program_starter(image, line, path, env or {})
                 process = RunningProcess(line, path, ready, timeout, stop_signal, begin)
                 exits.callback(self._end, process, expect_left)
                 yield process
                 return
+            line = words(command, given)  # which may be short, for sun_path, where the whole one is not
             zygote = self._have_zygote()
-            cwd = os.fspath(cwd or os.getcwd())
             umask = _umask() if umask is None else umask
 
             def start(readiness: Readiness) -> SupervisedProcess:
@@ -354,7 +357,7 @@ class Lab:
         from udslab.containers import Shared
 
         session = self.session()
-        directory = os.path.dirname(os.path.abspath(path))
+        directory = os.path.dirname(path)
         shared = Shared("bind", directory, directory, directory)
 
         def start(readiness: Readiness) -> Program:
@@ -462,6 +465,18 @@ def _emptied(directory: str) -> bool:
         return not names or not os.listdir(directory)  # somebody may still be writing there
     except OSError:
         return False
+
+
+def _absolute(path: str) -> str:
+    """The same also when this process has gone to another directory."""
+    if os.path.isabs(path):
+        return path
+    try:
+        return os.path.join(os.getcwd(), path)
+    except FileNotFoundError as error:
+        gone = os.readlink("/proc/self/cwd")
+        hint = "this process's directory is not there any more; give cwd="
+        raise failure(Stage.SERVICE, error, gone, hint) from error
 
 
 def _umask() -> int:

@@ -43,11 +43,11 @@ class Started(Followed, Protocol):
     def wait(self, timeout: float | None = None) -> int:
         """Wait until it has exited."""
 
-    def send_signal(self, number: int) -> None:
-        """Send a signal."""
+    def signal_left(self, number: int) -> list[int]:
+        """Send a signal to it, or if it has exited to those that it has left."""
 
     def freeze(self) -> None:
-        """Stop it for a while."""
+        """Stop all of it for a while."""
 
     def thaw(self) -> None:
         """Let it go on."""
@@ -83,12 +83,15 @@ class RunningProcess:
         self._timeout = timeout
         self._stop_signal = stop_signal
         self._start = start
+        self._owner = os.getpid()
         self._log = ""
         self.killed = False
         """Whether it was killed since its last start, by :meth:`kill` or because it did not end, and so its socket file
         may be stale."""
         self.left: list[str] = []
-        """What it left at its end, in words."""
+        """What it left at its end, in words; :meth:`close` takes back what has gone since."""
+        self._file: tuple[str, tuple[int, ...] | None] | None = None
+        """The line of ``left`` that tells of a socket file, and which one that is."""
         self._begin()
 
     def _begin(self) -> None:
@@ -104,8 +107,9 @@ class RunningProcess:
             except BaseException:
                 process.__exit__()
                 raise
+            own = file_of(Address.parse(self.path))
         self._process = process
-        self._others = others
+        self._others, self._own = others, None if own == others else own
         self._runs, self.killed = True, False
 
     @property
@@ -119,8 +123,8 @@ class RunningProcess:
         return self._process.returncode
 
     def log(self) -> str:
-        """What it has written: the last 256 KiB of each run."""
-        return self._log + (self._process.output() if self._runs else "")
+        """What it has written: the last 256 KiB of each run. A forked child is told of runs before a restart alone."""
+        return self._log + (self._process.output() if self._runs and os.getpid() == self._owner else "")
 
     def status(self) -> Status:
         """What is at its path."""
@@ -135,22 +139,40 @@ class RunningProcess:
         return self._process.wait(timeout)
 
     def send_signal(self, number: int) -> None:
-        """Send a signal to the first process, unless it has exited."""
-        self._process.send_signal(number)
+        """Send a signal to the first process, or if that has exited, as a daemon's does, to those that it has left:
+        of these to the topmost."""
+        self._process.signal_left(number)
 
     def stop(self, grace: float = _GRACE) -> int:
         """Its stop signal; SIGKILL to all that lives ``grace`` seconds later, and to what it leaves; its exit status.
         What had to be killed, and a socket file that is still there, stands in ``left``."""
+        served = file_of(Address.parse(self.path)) if self.status().serving else None
         code = self._process.end(grace, self._stop_signal)
         for found in self._process.killed:
-            self.left.append(f"process {found['pid']} ({shlex.join(found['command'])}), which had to be killed")
+            line = f"process {found['pid']} ({shlex.join(found['command'])}), which had to be killed"
+            self.left += [line] if line not in self.left else []  # it is told again when it is stopped again
             self.killed = True
         there = self.status()
-        sockets = (State.BOUND, State.LISTENING, State.STALE)
-        ours = there.state in sockets and file_of(Address.parse(self.path)) != self._others
-        if ours and not self.killed:
-            self.left.append(f"socket file {self.path} ({there.describe()})")
+        self._forget_file()
+        if self._has_left(there, served) and not self.killed:
+            self._file = f"socket file {self.path} ({there.describe()})", _which(there)
+            self.left.append(self._file[0])
         return code
+
+    def _forget_file(self) -> None:
+        if self._file is not None:
+            self.left.remove(self._file[0])
+            self._file = None
+
+    def _has_left(self, there: Status, served: tuple[int, int] | None) -> bool:
+        """Whether what is there after its end is its own. ``served``: the file that was served there just before."""
+        file = file_of(Address.parse(self.path))
+        if there.state not in (State.BOUND, State.LISTENING, State.STALE) or file == self._others:
+            return False
+        if file == self._own:
+            return True
+        # What it has bound since it was ready was served as long as it lived; a successor's still is, or was not.
+        return there.state is State.STALE and (self._own is None or file == served)
 
     def kill(self) -> int:
         """SIGKILL to all its processes; its exit status."""
@@ -158,11 +180,11 @@ class RunningProcess:
         return self._process.kill()
 
     def pause(self) -> None:
-        """SIGSTOP to the first process: it listens, and answers nobody."""
+        """SIGSTOP to all its processes: it listens, and answers nobody."""
         self._process.freeze()
 
     def resume(self) -> None:
-        """SIGCONT."""
+        """SIGCONT to all of them."""
         self._process.thaw()
 
     def restart(self) -> None:
@@ -173,15 +195,26 @@ class RunningProcess:
         self._runs = False
         self._process.__exit__()
         self._begin()
+        self._forget_file()  # over which it has started, or will be told to have left at its next end
 
     def close(self) -> None:
-        """Stop it, if it lives, and forget it."""
+        """Stop it, if it lives, and forget it. In a forked child: does nothing, for it is the parent's."""
+        if os.getpid() != self._owner:
+            return
         if self._runs:
             self._runs = False
             with suppress(AgentGone):  # and all that it had started
                 if self._process.gone() is None:
                     self.stop()
             self._process.__exit__()
+        if self._file is not None and _which(self.status()) != self._file[1]:
+            self._forget_file()
 
     def __repr__(self) -> str:
         return f"<process {self.pid}: {shlex.join(self.command)}>"
+
+
+def _which(there: Status) -> tuple[int, ...] | None:
+    """What a file is known by, also when it has gone and another has got its inode; None if there is none."""
+    info = there.info
+    return None if info is None else (info.st_dev, info.st_ino, info.st_ctime_ns)

@@ -46,6 +46,7 @@ __all__ = [
     "SupervisedProcess",
     "drive",
 ]
+_FORKED = "it belongs to the process that this one was forked from"
 _BEAT = 10.0
 """Seconds between heartbeats; an agent's lease is thrice as long."""
 _GRACE = 5.0
@@ -382,7 +383,7 @@ class Remote:
 
     def _send(self, message: Message) -> None:
         if os.getpid() != self._pid:
-            raise self._ended("it belongs to the process that this one was forked from")
+            raise self._ended(_FORKED)
         data = line(message)
         if not self._sending.acquire(timeout=_PATIENCE):
             raise _timed_out("the agent takes nothing")
@@ -422,6 +423,8 @@ class Remote:
 
     def _take_in(self, deadline: Deadline) -> bool:
         """Take in what comes next, unless another thread does; whether there was anything."""
+        if os.getpid() != self._pid:  # what comes is for the process that has asked
+            self._gone = _FORKED
         if self._receiving or self._gone is not None:
             return False
         self._receiving = True
@@ -539,6 +542,14 @@ class SupervisedProcess(RemoteProcess):
         """Send a signal to the first process, or if that has exited to the topmost of those that it has left, as when
         it has become a daemon; the pids of whom it was sent to."""
         return list(self._remote.ask("signal", to=self._number, signal=int(number), left=True))
+
+    def freeze(self) -> None:
+        """SIGSTOP to all of it, and wait until it is stopped."""
+        self._remote.ask("freeze", to=self._number)
+
+    def thaw(self) -> None:
+        """SIGCONT to all of it."""
+        self._remote.ask("thaw", to=self._number)
 
     def open_files(self, room: bool, pids: Sequence[int] = ()) -> list[int]:
         """Take the room for another open file from these of its processes (RLIMIT_NOFILE); or give it back to all that

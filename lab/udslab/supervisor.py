@@ -15,6 +15,8 @@ it tells, each once and in this order::
                                                     to the main process, or, if ``left`` and that has exited, to the
                                                     topmost of those that it has left: to whom. After SIGSTOP the main
                                                     process is stopped
+    {"id": id, "op": "freeze"}                      SIGSTOP to all that lives below, which is stopped then: their pids
+    {"id": id, "op": "thaw"}                        SIGCONT to all that lives below: their pids
     {"id": id, "op": "tree"}                        all that lives below: [{"pid": pid, "command": [word, …]}, …]
     {"id": id, "op": "open_files", "room": bool, "pids": [pid, …]}
                                                     take from these, of all that lives below, the room for another open
@@ -60,6 +62,8 @@ from udslab.wire import Lines, Message, decode_address, encode_error, line
 __all__ = ["children_of", "rehearse", "stat_of", "supervise"]
 
 _CHUNK = 1 << 16
+_STOPPING = 1.0
+"""Seconds in which what gets SIGSTOP is stopped, unless it waits for a disk."""
 _LISTEN_FD = 3
 """SD_LISTEN_FDS_START: where what was listened on beforehand is handed over (sd_listen_fds(3))."""
 
@@ -262,6 +266,7 @@ class _Supervisor:
         self._limits: dict[int, tuple[int, int] | None] = {}
         """RLIMIT_NOFILE, before it was lowered, of those that have no room for another file; None: it was not."""
         self._killed: dict[int, list[str]] = {}
+        self._frozen = False
         self._unsaid = bytearray()
         """What is told all at once, when there is nothing else to be done."""
 
@@ -331,6 +336,21 @@ class _Supervisor:
             os.waitid(os.P_PID, self._main, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
         return [self._main]
 
+    def _freeze(self, message: Message) -> list[int]:
+        self._frozen = True
+        pids = _stop_all()
+        deadline = Deadline(_STOPPING)
+        while not all(map(_is_stopped, pids)) and not deadline.passed:
+            time.sleep(0.001)
+        return pids
+
+    def _thaw(self, message: Message) -> list[int]:
+        self._frozen = False
+        pids = list(_below())
+        for pid in reversed(pids):  # children first: no parent sees one that is stopped
+            _send(pid, signal.SIGCONT)
+        return pids
+
     def _open_files(self, message: Message) -> list[int]:
         if not message["room"]:
             for pid in _below():
@@ -359,6 +379,8 @@ class _Supervisor:
             for pid in self._leaving:
                 _send(pid, message.get("signal", signal.SIGTERM))
                 _send(pid, signal.SIGCONT)  # a stopped one could not end
+            if self._frozen:  # nor one that waits for its children
+                self._thaw(message)
 
     def _end_at_once(self, message: Message) -> None:
         self._leaving = set()
@@ -408,6 +430,8 @@ def _told(processes: Iterable[tuple[int, list[str]]]) -> list[Message]:
 
 _OPERATIONS: dict[str, Callable[[_Supervisor, Message], object]] = {
     "signal": _Supervisor._signal,
+    "freeze": _Supervisor._freeze,
+    "thaw": _Supervisor._thaw,
     "open_files": _Supervisor._open_files,
     "tree": _Supervisor._tree,
     "end": _Supervisor._end,
@@ -434,6 +458,18 @@ def _stop_all() -> list[int]:
                 stopped[pid] = None
                 _send(pid, signal.SIGSTOP)
     return list(stopped)
+
+
+def _is_stopped(pid: int) -> bool:
+    """Whether none of its threads runs any more."""
+    try:
+        threads = os.listdir(f"/proc/{pid}/task")
+    except OSError:  # it has gone
+        return True
+    return all(stat_of(f"{pid}/task/{thread}")[:1] in _AT_REST for thread in threads)
+
+
+_AT_REST: tuple[list[bytes], ...] = ([], [b"T"], [b"t"], [b"Z"], [b"X"])
 
 
 def _living() -> list[tuple[int, list[str]]]:
@@ -475,7 +511,7 @@ def _command(pid: int) -> list[str] | None:
     return None if state in ([], [b"Z"], [b"X"]) else os.fsdecode(words).split("\0")
 
 
-def stat_of(pid: int) -> list[bytes]:
+def stat_of(pid: int | str) -> list[bytes]:
     """From its state on, the fields of proc_pid_stat(5): state, parent, …; none if it has gone."""
     return _read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
 

@@ -72,6 +72,22 @@ def test_it_is_restarted_and_paused_and_killed(here, lab):
         assert server.returncode == -9
 
 
+def test_a_forked_child_that_leaves_its_block_ends_nothing(here, in_child):
+    block = here.process(COMMAND, image=IMAGE)
+    server = block.__enter__()
+
+    def leave():
+        block.__exit__(None, None, None)
+        server._process.__exit__()
+        return server.log()
+
+    assert in_child(leave) == ""
+    with here.connect(server.path) as client:
+        assert client.read_exactly(5) == b"hello"
+    block.__exit__(None, None, None)
+    assert server.left == []
+
+
 def test_one_that_ignores_sigterm_is_killed_and_that_is_told(here):
     with here.process([*COMMAND, "stay"], image=IMAGE) as server:
         assert server.stop(grace=0.1) == -9

@@ -20,6 +20,7 @@ from udslab.errors import AgentGone
 from udslab.lab import Lab
 from udslab.processes import words
 from udslab.ready import Activated, Check, LogLine
+from udslab.supervisor import stat_of
 from udslab.testing import assert_gone, assert_serving, assert_stale
 from udslab.wire import encode_address
 from udslab.zygote import Zygote
@@ -42,10 +43,33 @@ def end(number, frame):
         os.unlink(path)
     os._exit(int(how[how.index("code") + 1]) if "code" in how else 0)
 signal.signal(signal.SIGTERM, signal.SIG_IGN if "stubborn" in how else end)
-listener = socket.socket(socket.AF_UNIX) if "LISTEN_FDS" not in os.environ else socket.socket(fileno=3)
-if "LISTEN_FDS" not in os.environ:
-    listener.bind(path)
-    listener.listen()
+def bind():
+    made = socket.socket(socket.AF_UNIX)
+    if "over" in how and os.path.exists(path):
+        os.unlink(path)
+    made.bind(path)
+    made.listen()
+    return made
+def again(number, frame):
+    how.append("over")
+    kept.append(bind())
+kept = []
+signal.signal(signal.SIGHUP, again)
+listener = bind() if "LISTEN_FDS" not in os.environ else socket.socket(fileno=3)
+workers = []
+if "workers" in how:
+    while len(workers) < 3 and (pid := os.fork()):
+        workers.append(pid)
+    if len(workers) == 3:
+        def end_all(number, frame):
+            for pid in workers:
+                os.kill(pid, number)
+            for pid in workers:
+                os.waitpid(pid, 0)
+            end(number, frame)
+        signal.signal(signal.SIGTERM, end_all)
+    else:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 print("up", os.getpid(), flush=True)
 while True:
     client = listener.accept()[0]
@@ -511,6 +535,86 @@ def test_what_it_leaves_at_its_end_is_told(lab):
         assert not process.killed
 
 
+def test_a_file_that_has_gone_when_its_block_ends_was_not_left(lab):
+    with lab.process(server("leaves")) as process:
+        process.stop()
+        os.unlink(process.path)
+    assert process.left == []
+
+
+def test_a_file_that_another_has_been_put_in_the_place_of_was_not_left(lab, make_socket):
+    with lab.process(server("leaves")) as process:
+        process.stop()
+        os.unlink(process.path)
+        make_socket(process.path).close()  # on some file systems it gets the same inode
+    assert process.left == []
+
+
+def test_a_file_that_is_there_when_its_block_ends_was_left(lab):
+    with lab.process(server("leaves")) as process:
+        process.stop()
+    assert process.left == [f"socket file {process.path} (stale)"]
+
+
+@pytest.mark.parametrize(("how", "what"), [("leaves", "socket file"), ("stubborn", "process")])
+def test_what_is_left_by_one_that_is_stopped_twice_is_told_once(lab, how, what):
+    with lab.process(server(how)) as process:
+        for _ in range(2):
+            process.stop(0.05 if how == "stubborn" else LIMIT)
+    (left,) = process.left
+    assert left.startswith(what)
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_file_over_which_it_starts_anew_was_not_left_but_the_one_at_its_end(lab, again):
+    with lab.process(server("leaves", "over")) as process:
+        process.restart()
+        assert process.left == []
+        if not again:
+            process.kill()
+    assert process.left == ([f"socket file {process.path} (stale)"] if again else [])
+
+
+@pytest.mark.parametrize("how", [(), ("leaves",)])
+@pytest.mark.parametrize("first", ["old", "new"])
+def test_of_two_at_one_path_who_has_bound_the_file_that_is_left_is_told_and_no_other(lab, how, first):
+    with lab.process(server("leaves")) as old, lab.process(server("over", *how), old.path) as new:
+        (old if first == "old" else new).stop()
+        if first == "old":
+            assert_serving(new.path)
+        (new if first == "old" else old).stop()
+        assert old.left == []
+        assert new.left == ([f"socket file {new.path} (stale)"] if how else [])
+
+
+@pytest.mark.parametrize("how", [(), ("daemon",)])
+def test_a_file_that_it_has_bound_anew_and_leaves_is_told(lab, how):
+    with lab.process(server("leaves", *how)) as process:
+        before = os.stat(process.path).st_ino
+        pid, _ = ask(process.path)
+        os.kill(pid, signal.SIGHUP)
+        until(lambda: process.status().inode not in (None, before) and process.status().serving)
+        process.stop()
+        assert process.left == [f"socket file {process.path} (stale)"]
+
+
+def test_a_file_that_it_binds_after_it_was_ready_and_leaves_is_told(lab):
+    source = SERVER.replace("listener = ", 'print("ready", flush=True)\nlistener = ', 1)
+    command = [sys.executable, "-I", "-S", "-c", source, "{socket}", "leaves"]
+    with lab.process(command, ready=LogLine("ready")) as process:
+        until(lambda: process.status().serving)
+        process.stop()
+        assert process.left == [f"socket file {process.path} (stale)"]
+
+
+def test_a_socket_that_another_one_has_bound_at_its_path_is_not_told(lab, make_socket):
+    with lab.process(server("leaves")) as process:
+        os.unlink(process.path)
+        make_socket(process.path)  # bound, and does not listen yet
+        process.stop()
+        assert process.left == []
+
+
 def test_what_had_to_be_killed_is_told(lab):
     with lab.process(server("stubborn")) as process:
         assert process.stop(0.05) == -9
@@ -575,6 +679,46 @@ def test_a_paused_one_listens_and_answers_nobody_until_it_is_resumed(lab):
         process.pause()
     assert process.left == []
     assert_gone(process.path)
+
+
+@pytest.mark.parametrize("how", ["daemon", "workers"])
+def test_all_of_it_is_paused_and_resumed_and_ended(lab, how):
+    with lab.process(server(how)) as process:
+        if how == "daemon":
+            alone(process._process)
+        pids = until(lambda: len(found := process.tree()) == (1 if how == "daemon" else 4) and found)
+        for _ in range(3):
+            process.pause()
+            assert {stat_of(pid)[0] for pid in pids} == {b"T"}
+            with lab.connect(process.path, timeout=LIMIT) as client:
+                assert_serving(process.path)
+                process.resume()
+                assert int(client.read_line().split()[0]) in pids
+        process.pause()
+    assert process.left == []
+    assert_gone(process.path)
+
+
+def test_a_signal_reaches_a_daemon(lab):
+    with lab.process(server("daemon")) as process:
+        alone(process._process)
+        before = os.stat(process.path).st_ino
+        process.send_signal(signal.SIGHUP)
+        until(lambda: process.status().inode not in (None, before))
+        process.send_signal(signal.SIGTERM)
+        until(lambda: process.tree() == [])
+        assert_gone(process.path)
+
+
+def test_it_is_told_by_its_own_pid_when_it_does_not_end_or_has_ended(lab):
+    with lab.process(server("code", 4)) as process:
+        with pytest.raises(TimedOut, match=rf"pid {process.pid} has not ended within 0\.01 s"):
+            process.wait(0.01)
+        process.stop()
+        told = f"pid {process.pid} has ended: exit status 4 .* last line: up {process.pid}$"
+        for late in (process.pause, process.resume, lambda: process.send_signal(signal.SIGHUP)):
+            with pytest.raises(AgentGone, match=told):
+                late()
 
 
 def test_it_has_this_processs_surroundings_as_they_are_now_and_what_is_given(lab, directory, monkeypatch):
@@ -653,6 +797,30 @@ def test_at_the_labs_end_all_of_it_has_gone():
         block.__exit__(None, None, None)
 
 
+@pytest.mark.parametrize("how", [(), ("daemon",)])
+def test_a_forked_child_that_leaves_its_block_ends_nothing_and_takes_nothing_of_what_comes(lab, how, in_child):
+    block = lab.process(server(*how))
+    process = block.__enter__()
+
+    def leave():
+        log = process.log()
+        block.__exit__(None, None, None)
+        return [log, *process.left]
+
+    assert in_child(leave) == [""]
+    assert ask(process.path)[0] in process.tree()
+    os.kill(process.tree()[-1], signal.SIGTERM)
+
+    def late():
+        with pytest.raises(AgentGone, match="was forked from"):
+            process._process.gone()
+
+    assert in_child(late) is None
+    assert process._process.gone_within(LIMIT)
+    block.__exit__(None, None, None)
+    assert process.left == []
+
+
 def test_who_listened_there_before_does_not_count(lab, make_socket):
     with lab.path() as path:
         make_socket(path, backlog=1)
@@ -676,6 +844,52 @@ def test_paths_may_be_path_objects(lab, directory):
     with lab.process(server(), directory / "s", cwd=directory) as process:
         assert process.path == str(directory / "s")
         assert_serving(directory / "s")
+
+
+def test_a_relative_path_is_one_in_this_processs_directory_also_when_that_is_another_later(lab, directory, monkeypatch):
+    monkeypatch.chdir(directory)
+    with lab.process(server("leaves"), "s") as process:
+        monkeypatch.chdir("/")
+        assert process.path == str(directory / "s")
+        assert ask(process.path)[0] == process.pid
+    assert process.left == [f"socket file {process.path} (stale)"]
+
+
+def test_a_relative_path_is_one_in_the_servers_directory(lab, directory, monkeypatch):
+    (directory / "inner").mkdir()
+    monkeypatch.chdir(directory)
+    for cwd in (directory / "inner", "inner"):
+        with lab.process(server(), "s", cwd=cwd) as process:
+            assert process.path == str(directory / "inner" / "s")
+            assert ask(process.path)[0] == process.pid
+
+
+def test_a_relative_path_may_be_one_in_a_directory_that_is_too_deep_for_a_socket(lab, directory, monkeypatch):
+    deep = directory / ("d" * 120)
+    deep.mkdir()
+    monkeypatch.chdir(deep)
+    for given in ({}, {"cwd": deep}):
+        with lab.process(server(), "s", **given) as process:
+            assert ask(process.path)[0] == process.pid
+
+
+def test_where_this_processs_directory_has_been_removed_that_is_told_and_another_one_does(lab, directory, monkeypatch):
+    lab.prepare("process")
+    (directory / "gone").mkdir()
+    monkeypatch.chdir(directory / "gone")
+    (directory / "gone").rmdir()
+    with pytest.raises(NoSuchPath, match=r"/gone \(deleted\): No such file .* is not there any more; give cwd="):
+        lab.process(server()).__enter__()
+    with lab.process(server(), cwd=directory) as process:
+        assert ask(process.path)[0] == process.pid
+
+
+def test_an_abstract_name_is_no_path_in_a_directory(lab):
+    source = "import socket, sys; s = socket.socket(1); s.bind(chr(0) + sys.argv[1][1:]); s.listen(); s.accept()"
+    name = f"@udslab-test-{os.urandom(4).hex()}"
+    with lab.process([sys.executable, "-c", source, "{socket}"], name) as process:
+        assert process.path == name
+        assert_serving(name)
 
 
 def test_its_stop_signal_may_be_another(lab):

@@ -249,6 +249,42 @@ def test_it_is_stopped_when_sigstop_is_answered(driver):
     assert driver.finish()[-1]["code"] == -9
 
 
+def test_all_is_stopped_when_freeze_is_answered_and_goes_on_after_thaw(driver):
+    main = driver.start("sh", "-c", "sleep 60 & setsid sh -c 'sleep 60 & echo 1; wait' & wait")
+    driver.said(1)
+    pids = {one["pid"] for one in driver.ask(op="tree")}
+    assert main in pids
+    for _ in range(20):
+        assert set(driver.ask(op="freeze")) == pids
+        assert {field(pid, "State") for pid in pids} == {"T"}
+        assert set(driver.ask(op="thaw")) == pids
+        assert not {field(pid, "State") for pid in pids} & {"T"}
+    driver.tell(op="kill")
+    driver.finish()
+
+
+def test_one_that_waits_for_its_frozen_children_ends(driver):
+    source = """
+import os, signal
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+child = os.fork()
+if child == 0:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    signal.pause()
+print(child, flush=True)
+signal.sigwait({signal.SIGTERM})
+os.kill(child, signal.SIGTERM)
+os.waitpid(child, 0)
+os._exit(4)
+"""
+    driver.start(*python(source))
+    driver.said(1)
+    driver.ask(op="freeze")
+    driver.tell(op="end", grace=LIMIT)
+    told = driver.finish()
+    assert (told[-1]["code"], told[-1]["killed"]) == (4, [])
+
+
 def test_what_cannot_be_done_is_told(driver):
     driver.start("sleep", "60")
     with pytest.raises(UdsError, match="EINVAL"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import signal
 import time
 import uuid
@@ -49,6 +50,7 @@ class Program:
         self.name = image
         self._engine = engine
         self._command = list(command)
+        self._owner = os.getpid()
         self._id = f"udslab-{uuid.uuid4().hex[:12]}"
         api = engine.client.api
         try:
@@ -192,4 +194,5 @@ class Program:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._engine.remove_container(self._id)
+        if os.getpid() == self._owner:  # not in a forked child: it is the parent's
+            self._engine.remove_container(self._id)

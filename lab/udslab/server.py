@@ -504,7 +504,7 @@ class DatagramServer(Server):
             answers = [
                 piece
                 for output in (session.feed(data), session.eof())
-                for piece in itertools.islice(pieces(output), _BATCH)
+                for piece in itertools.islice(pieces(output, empty=not data), _BATCH)
             ]
         except Exception:
             log.exception("the service failed on a datagram from %s", sender)

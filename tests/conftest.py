@@ -155,6 +155,22 @@ def as_nobody() -> Callable[..., subprocess.CompletedProcess[str]]:
 
 
 @pytest.fixture(scope="session")
+def deepen() -> Callable[[str | os.PathLike[str], str, int], None]:
+    """Makes directories of a name, each in the one before, also beyond what a path may be long."""
+
+    def run(top: str | os.PathLike[str], name: str, depth: int) -> None:
+        fd = os.open(top, os.O_RDONLY)
+        for _ in range(depth):
+            os.mkdir(name, dir_fd=fd)
+            inner = os.open(name, os.O_RDONLY, dir_fd=fd)
+            os.close(fd)
+            fd = inner
+        os.close(fd)
+
+    return run
+
+
+@pytest.fixture(scope="session")
 def planted() -> Iterator[Callable[..., list[str]]]:
     """The command of a server with such traits: tests/audit/planted.py, where any user can read it."""
     python = "/usr/bin/python3" if os.geteuid() == 0 else sys.executable

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import shutil
 import socket
 import stat
 import sys
@@ -24,7 +23,7 @@ from udslab.connection import Connection, connect
 from udslab.errors import UdsError
 from udslab.listener import listen
 from udslab.remote import Remote, RemoteProcess, drive
-from udslab.scratch import scratch_directory
+from udslab.scratch import remove_tree, scratch_directory
 from udslab.spawn import Process, wait_until
 from udslab.state import Status, status
 from udslab.testing import assert_untouched
@@ -416,7 +415,7 @@ def in_containers(agent: AddressLike) -> Iterator[Scene]:
         # One of its own for each play: a killed one leaves what would be in the next one's way.
         directory = tempfile.mkdtemp(prefix="play-", dir=shared)
         os.chmod(directory, 0o770)  # noqa: S103 - the server is another user of the same group
-        exits.callback(shutil.rmtree, directory, ignore_errors=True)
+        exits.callback(remove_tree, directory)
         _clients_bind_in(directory, exits)
         yield _SceneApart(exits.enter_context(drive(agent)), directory, umask, exits)
 

@@ -92,10 +92,13 @@ class HandlerServer:
         listener.socket.setblocking(False)
 
     def __enter__(self) -> HandlerServer:
+        self._pid = os.getpid()
         self._thread.start()
         return self
 
     def __exit__(self, *exc: object) -> None:
+        if os.getpid() != self._pid:  # a forked child has the waker, but not the thread
+            return
         self.stop()
         self._thread.join(self._drain + _HEAR_THE_END + _GRACE + _BLOCKED if self._on_loop else None)
         if self._thread.is_alive():

@@ -28,7 +28,7 @@ from udslab.handlers import Handler
 from udslab.needs import Backend, Need, Options, why_not
 from udslab.ready import LISTENING, Condition, Readiness
 from udslab.recording import Recorded
-from udslab.scratch import scratch_directory, short_parent
+from udslab.scratch import remove_tree, scratch_directory, short_parent
 from udslab.services import Service
 from udslab.socktype import SocketType
 from udslab.state import Status, status
@@ -159,7 +159,7 @@ class Lab:
                 if plain and _facts(directory) == made and _emptied(directory):
                     spare.append(directory)
                 else:
-                    shutil.rmtree(directory, ignore_errors=True)
+                    remove_tree(directory)
 
     def _make_directory(self, directory: str, mode: int, group: int | str | None, backend: Backend) -> None:
         os.mkdir(directory, 0o700)
@@ -349,7 +349,7 @@ class Lab:
             yield os.path.join(directory, "s")
         finally:
             if os.getpid() == self._pid:
-                shutil.rmtree(directory, ignore_errors=True)
+                remove_tree(directory)
 
     def _program_starter(
         self, image: str, line: list[str], path: str, env: Mapping[str, str]

@@ -88,7 +88,7 @@ def _put(kind: Obstacle, path: str, owner: tuple[int, int] | None, exits: ExitSt
         if (os.geteuid() if owner is None else owner[0]) == 0:
             raise Unsupported("root has every permission", "run the tests as another user", Stage.BIND)
         os.mkdir(path, 0)
-        exits.callback(_remove_directory, path)
+        exits.callback(_remove_directory, path, os.getpid())
         _give(path, owner)
         return os.path.join(path, "s")
     elif kind is Obstacle.REGULAR_FILE:
@@ -96,7 +96,7 @@ def _put(kind: Obstacle, path: str, owner: tuple[int, int] | None, exits: ExitSt
             file.write("somebody's work\n")
     elif kind is Obstacle.DIRECTORY:
         os.mkdir(path)
-        exits.callback(_remove_directory, path)
+        exits.callback(_remove_directory, path, os.getpid())
         _give(path, owner)
         return path
     elif kind is Obstacle.FIFO:
@@ -130,14 +130,17 @@ def _bind(kind: Obstacle, path: str, exits: ExitStack) -> None:
 @contextmanager
 def _removed_at_the_end(path: str) -> Iterator[None]:
     directory, name = split(Address.pathname(os.fsencode(path)))
+    pid = os.getpid()
     with open_directory(directory) as dir_fd, pin(name, dir_fd=dir_fd) as fd:
         try:
             yield
         finally:
-            with suppress(OSError):  # the directory may have gone
-                remove_pinned(dir_fd, name, os.fstat(fd))
+            if os.getpid() == pid:  # in a forked child it is the parent's
+                with suppress(OSError):  # the directory may have gone
+                    remove_pinned(dir_fd, name, os.fstat(fd))
 
 
-def _remove_directory(path: str) -> None:
-    with suppress(OSError):  # it has gone, or somebody has put something into it
-        os.rmdir(path)
+def _remove_directory(path: str, pid: int) -> None:
+    if os.getpid() == pid:
+        with suppress(OSError):  # it has gone, or somebody has put something into it
+            os.rmdir(path)

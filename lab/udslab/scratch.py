@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from udslab.support import fcntl, need_flock
 
-__all__ = ["ROOM", "scratch_directory", "short_parent", "sweep"]
+__all__ = ["ROOM", "remove_tree", "scratch_directory", "short_parent", "sweep"]
 
 ROOM = 48
 """How many bytes of ``sun_path`` are left at least below a scratch directory, on every system: it has 104 on macOS."""
@@ -59,10 +60,30 @@ def short_parent() -> str:
     return next((other for other in _OTHERS if os.access(other, os.W_OK | os.X_OK)), parent)
 
 
+def remove_tree(path: str) -> None:
+    """Remove a directory with all that is in it, whatever a server or a test has made of it, as far as it can be
+    removed. No link is followed."""
+    with suppress(RecursionError):  # a tree that is deeper than rmtree gets before Python 3.13
+        shutil.rmtree(path, ignore_errors=True)
+        if os.path.lexists(path):
+            _unlock(path)
+            for directory, inner, _ in os.walk(path):
+                for name in inner:  # before it is looked into
+                    _unlock(os.path.join(directory, name))
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _unlock(path: str) -> None:
+    """Let its owner, who is not root, read and write a directory."""
+    with suppress(OSError):
+        mode = os.lstat(path).st_mode
+        if stat.S_ISDIR(mode) and mode & 0o700 != 0o700:
+            os.chmod(path, 0o700)
+
+
 def _remove(path: str) -> bool:
     """Remove all, and the mark last, so that what cannot be removed now is swept later; whether it has gone."""
-    with suppress(RecursionError):  # a tree that is deeper than rmtree gets before Python 3.13
-        shutil.rmtree(os.path.join(path, "d"), ignore_errors=True)
+    remove_tree(os.path.join(path, "d"))
     with suppress(OSError):
         if os.listdir(path) == [_MARK]:
             os.unlink(os.path.join(path, _MARK))

@@ -88,11 +88,14 @@ class Server:
         self._selector.register(sock, selectors.EVENT_READ, came)
 
     def __enter__(self) -> Server:
+        self._pid = os.getpid()
         self._thread = threading.Thread(target=self._run_in_thread, name=f"udslab {self.address}", daemon=True)
         self._thread.start()
         return self
 
     def __exit__(self, *exc: object) -> None:
+        if os.getpid() != self._pid:  # a forked child has the waker, but not the thread
+            return
         self.stop()
         if self._thread is not None:
             self._thread.join()
@@ -501,7 +504,7 @@ class DatagramServer(Server):
             answers = [
                 piece
                 for output in (session.feed(data), session.eof())
-                for piece in itertools.islice(pieces(output), _BATCH)
+                for piece in itertools.islice(pieces(output, empty=not data), _BATCH)
             ]
         except Exception:
             log.exception("the service failed on a datagram from %s", sender)

@@ -4,7 +4,8 @@ A service is called with a :class:`Peer` and gives a session. The server calls t
 has connected, ``feed(data)`` with what has come (a stream: as it happens to be cut; datagrams and packets: one each),
 and ``eof()`` when the peer sends no more. Each gives bytes to send, or an iterator of bytes, from which the server
 takes the next piece when the peer has taken the one before: it may be endless. For datagrams and packets each piece
-is one record, and an empty one is none. A datagram is a session of its own, without ``start()``.
+is one record, and an empty one is none: but an empty datagram can be answered with one, by an iterator that gives it
+(``iter([b""])``). A datagram is a session of its own, without ``start()``.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol, Union, cast
 
 from udslab.credentials import Credentials
@@ -61,18 +63,22 @@ class Session(Protocol):
 Service = Callable[[Peer], Session]
 
 
-def pieces(output: Output) -> Iterator[bytes]:
-    """The pieces of what a session gave, without empty ones. Raises TypeError, as it comes to it, for what is neither
-    bytes nor an iterator of bytes."""
+def pieces(output: Output, *, empty: bool = False) -> Iterator[bytes]:
+    """The pieces of what a session gave, without empty ones, unless those of an iterator are asked for. Raises
+    TypeError, as it comes to it, for what is neither bytes nor an iterator of bytes."""
     for piece in (output,) if isinstance(output, bytes) else output:
         if not isinstance(piece, bytes):
             raise TypeError(f"a service gives bytes, not {type(piece).__name__}")
-        if piece:
+        if piece or (empty and piece is not output):
             yield piece
 
 
+def _answer(function: Callable[[bytes], bytes], data: bytes) -> Output:
+    return function(data) if data else iter([function(data)])  # an empty datagram's answer may be empty
+
+
 class _Chunks:
-    def __init__(self, function: Callable[[bytes], bytes]) -> None:
+    def __init__(self, function: Callable[[bytes], Output]) -> None:
         self.feed = function
 
     def start(self) -> bytes:
@@ -117,9 +123,9 @@ class _Records:
     def start(self) -> bytes:
         return b""
 
-    def feed(self, data: bytes) -> bytes:
+    def feed(self, data: bytes) -> Output:
         if self._records:
-            return self._function(data)
+            return _answer(self._function, data)
         self._pieces.append(data)
         return b""
 
@@ -129,7 +135,7 @@ class _Records:
 
 def per_chunk(function: Callable[[bytes], bytes]) -> Service:
     """A service that answers whatever has come with ``function`` of it, which must not care where it is cut."""
-    return lambda peer: _Chunks(function)
+    return lambda peer: _Chunks(partial(_answer, function))
 
 
 def per_line(function: Callable[[bytes], bytes]) -> Service:
@@ -181,7 +187,7 @@ class _Whoami:
 SERVICES: dict[str, Service] = {
     "upper": per_chunk(bytes.upper),
     "echo": per_chunk(bytes),
-    "discard": per_chunk(lambda data: b""),
+    "discard": lambda peer: _Chunks(lambda data: b""),
     "chargen": _Chargen,
     "whoami": _Whoami,
 }

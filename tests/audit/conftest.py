@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -18,22 +17,6 @@ def host() -> Iterator[ProcessHost]:
     """This machine; servers run as an ordinary user."""
     with ProcessHost(user_named(None)) as host:
         yield host
-
-
-@pytest.fixture(scope="session")
-def deepen() -> Callable[[str | os.PathLike[str], str, int], None]:
-    """Makes directories of a name, each in the one before, also beyond what a path may be long."""
-
-    def run(top: str | os.PathLike[str], name: str, depth: int) -> None:
-        fd = os.open(top, os.O_RDONLY)
-        for _ in range(depth):
-            os.mkdir(name, dir_fd=fd)
-            inner = os.open(name, os.O_RDONLY, dir_fd=fd)
-            os.close(fd)
-            fd = inner
-        os.close(fd)
-
-    return run
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,6 @@ import resource
 import signal
 import socket
 import stat
-import sys
 import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -17,7 +16,7 @@ import pytest
 
 from udslab.audit import Subject
 from udslab.audit.ping import Ping
-from udslab.audit.scene import Claim, Scene, Skipped, Start, remove_tree
+from udslab.audit.scene import Claim, Scene, Skipped, Start
 from udslab.audit.subject import Places
 from udslab.deadline import Deadline
 from udslab.obstacles import Obstacle, obstacle
@@ -327,46 +326,3 @@ def test_a_ping_that_is_never_answered_does_not_keep_a_server_from_starting(scen
         until(lambda: status(made.path).serving)
         made.patience = 1.0
         assert run.settle() is Start.SERVES
-
-
-# The end of its directory
-
-
-REMOVE = """
-import os, sys
-from udslab.audit.scene import remove_tree
-
-top = sys.argv[1]
-inner = os.path.join(top, "a", "b", "c")
-os.makedirs(inner)
-open(os.path.join(inner, "file"), "w").close()
-for path in (inner, os.path.dirname(inner)):
-    os.chmod(path, int(sys.argv[2], 8))
-remove_tree(top)
-print(os.path.exists(top))
-"""
-
-
-@pytest.fixture
-def of_nobody(directory) -> Path:
-    directory.chmod(0o777)
-    directory.parent.chmod(0o755)
-    return directory / "top"
-
-
-DEEP = pytest.mark.xfail(sys.version_info < (3, 13), reason="shutil.rmtree calls itself for each directory")
-
-
-@pytest.mark.parametrize("mode", ["700", "500", "000"])
-def test_an_ordinary_user_can_remove_what_his_servers_have_locked(as_nobody, of_nobody, mode):
-    done = as_nobody(REMOVE, of_nobody, mode, directory=of_nobody.parent.parent)
-    assert (done.stdout, done.stderr) == ("False\n", "")
-
-
-@pytest.mark.parametrize("depth", [10, pytest.param(1500, marks=DEEP)])
-def test_a_tree_is_removed_however_deep_it_is(directory, depth, deepen):
-    top = directory / "top"
-    top.mkdir()
-    deepen(top, "d", depth)
-    remove_tree(str(top))
-    assert not top.exists()

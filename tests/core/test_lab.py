@@ -607,6 +607,25 @@ def test_a_killed_zygote_is_replaced_at_the_next_use_and_its_servers_are_gone(la
             assert ask(lab, another, b"x") == b"x"
 
 
+@pytest.mark.parametrize("mode", ["500", "000"])
+def test_what_was_locked_by_an_ordinary_user_goes_at_the_end_of_its_path(as_nobody, directory, mode):
+    directory.chmod(0o777)
+    directory.parent.chmod(0o755)
+    source = (
+        "import os, sys, tempfile\nfrom udslab.lab import Lab\n"
+        "tempfile.tempdir = sys.argv[1]\n"
+        "with Lab() as lab:\n"
+        "    with lab.path() as one, lab.path() as two:\n"
+        "        os.mkdir(two + 'inner')\n"
+        "        for path in (one, two + 'inner/file'): open(path, 'w').close()\n"
+        "        for path in (one, two + 'inner/file'): os.chmod(os.path.dirname(path), int(sys.argv[2], 8))\n"
+        "    print([os.path.exists(os.path.dirname(path)) for path in (one, two)])\n"
+        "print(os.listdir(sys.argv[1]))\n"
+    )
+    done = as_nobody(source, directory, mode, directory=directory.parent)
+    assert (done.stdout, done.stderr) == ("[False, False]\n[]\n", "")
+
+
 def test_a_forked_child_that_leaves_the_labs_block_ends_nothing():
     with Lab() as lab, lab.server("echo", backend="process") as server:
         read, write = os.pipe()

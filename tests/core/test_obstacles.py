@@ -87,6 +87,25 @@ def test_nothing_is_left_open_also_when_the_block_fails(path):
     assert os.listdir(path.parent) == []
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+@pytest.mark.parametrize("kind", ON_DISK, ids=str)
+def test_a_forked_child_that_leaves_the_block_takes_nothing_away(path, kind):
+    placed = obstacle(kind, path)
+    where = placed.__enter__()
+    before = sorted(os.listdir(path.parent))
+    pid = os.fork()
+    if pid == 0:
+        try:
+            placed.__exit__(None, None, None)
+        finally:
+            os._exit(0)
+    assert os.waitpid(pid, 0) == (pid, 0)
+    assert sorted(os.listdir(path.parent)) == before
+    assert os.path.lexists(where)
+    placed.__exit__(None, None, None)
+    assert os.listdir(path.parent) == []
+
+
 def test_one_with_connections_that_wait_goes_too(path):
     with obstacle("listener", path), socket.socket(socket.AF_UNIX) as client:
         client.connect(str(path))

@@ -9,7 +9,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from udslab.scratch import scratch_directory, sweep
+import pytest
+
+from udslab.scratch import remove_tree, scratch_directory, sweep
 
 HOLD = """
 import sys
@@ -120,3 +122,81 @@ def test_many_at_once_get_directories_of_their_own(tmp_path, environment):
         owner.communicate("")
         assert owner.returncode == 0
     assert list(tmp_path.iterdir()) == []
+
+
+# A tree
+
+
+REMOVE = """
+import os, sys
+from udslab.scratch import remove_tree
+
+top = sys.argv[1]
+inner = os.path.join(top, "a", "b", "c")
+os.makedirs(inner)
+open(os.path.join(inner, "file"), "w").close()
+for path in (inner, os.path.dirname(inner), *sys.argv[3:]):
+    os.chmod(path, int(sys.argv[2], 8))
+remove_tree(top)
+print(os.path.exists(top))
+"""
+
+
+@pytest.fixture
+def of_nobody(directory) -> Path:
+    directory.chmod(0o777)
+    directory.parent.chmod(0o755)
+    return directory / "top"
+
+
+DEEP = pytest.mark.xfail(sys.version_info < (3, 13), reason="shutil.rmtree calls itself for each directory")
+
+
+@pytest.mark.parametrize("mode", ["700", "500", "000"])
+@pytest.mark.parametrize("also", [(), ("top",)], ids=["inner", "all"])
+def test_an_ordinary_user_can_remove_what_was_locked(as_nobody, of_nobody, mode, also):
+    locked = [of_nobody.parent / name for name in also]
+    done = as_nobody(REMOVE, of_nobody, mode, *locked, directory=of_nobody.parent.parent)
+    assert (done.stdout, done.stderr) == ("False\n", "")
+
+
+def test_no_link_is_followed(as_nobody, of_nobody):
+    source = (
+        "import os, stat, sys\nfrom udslab.scratch import remove_tree\n"
+        "outside, top = sys.argv[1] + '.outside', sys.argv[1]\n"
+        "for path in (outside, top, top + '/locked'): os.mkdir(path)\n"
+        "open(outside + '/work', 'w').close()\n"
+        "for name in ('/link', '/locked/link'): os.symlink(outside, top + name)\n"
+        "os.chmod(top + '/locked', 0o500)\n"
+        "os.chmod(outside, 0o500)\n"
+        "remove_tree(top)\n"
+        "remove_tree(outside + '/work')\n"
+        "os.symlink(outside, top)\n"
+        "remove_tree(top)\n"
+        "print(os.listdir(outside), oct(stat.S_IMODE(os.stat(outside).st_mode)), os.path.islink(top))\n"
+    )
+    done = as_nobody(source, of_nobody, directory=of_nobody.parent.parent)
+    assert (done.stdout, done.stderr) == ("['work'] 0o500 True\n", "")
+
+
+@pytest.mark.parametrize("mode", ["500", "000"])
+def test_a_scratch_directory_goes_also_if_what_is_in_it_was_locked(as_nobody, of_nobody, mode):
+    source = (
+        "import os, sys\nfrom udslab.scratch import scratch_directory\n"
+        "with scratch_directory(sys.argv[1]) as path:\n"
+        "    os.mkdir(path + '/inner')\n"
+        "    open(path + '/inner/file', 'w').close()\n"
+        "    os.chmod(path + '/inner', int(sys.argv[2], 8))\n"
+        "print(os.listdir(sys.argv[1]))\n"
+    )
+    done = as_nobody(source, of_nobody.parent, mode, directory=of_nobody.parent.parent)
+    assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+@pytest.mark.parametrize("depth", [10, pytest.param(1500, marks=DEEP)])
+def test_a_tree_is_removed_however_deep_it_is(directory, depth, deepen):
+    top = directory / "top"
+    top.mkdir()
+    deepen(top, "d", depth)
+    remove_tree(str(top))
+    assert not top.exists()

@@ -176,6 +176,24 @@ def test_discard_answers_nothing_up_to_the_end(start, client, type):
     assert read_all(connection) == b""
 
 
+@pytest.mark.parametrize("service", ["upper", "echo"])
+def test_an_empty_datagram_is_answered_with_an_empty_one(start, client, service):
+    start(service, "dgram")
+    connection = client("dgram")
+    connection.send(b"")
+    connection.send(b"1")
+    connection.send(b"")
+    assert [connection.recv(10) for _ in range(3)] == [b"", b"1", b""]
+
+
+def test_a_service_that_answers_nothing_answers_an_empty_datagram_with_nothing(start, client):
+    start(session(feed=lambda data: data), "dgram")  # b"" is no answer
+    connection = client("dgram")
+    connection.send(b"")
+    connection.send(b"1")
+    assert connection.recv(10) == b"1"
+
+
 def test_discard_takes_datagrams(start, client, log):
     start("discard", "dgram")
     client("dgram").sendall(b"x" * 1000)

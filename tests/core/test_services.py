@@ -25,6 +25,10 @@ def said(service, chunks, peer=STREAM):
     return b"".join(piece for output in outputs for piece in pieces(output))
 
 
+def len_as_bytes(data):
+    return str(len(data)).encode()
+
+
 @st.composite
 def cut_anywhere(draw):
     """Bytes with newlines, and the same bytes in pieces."""
@@ -49,8 +53,24 @@ def test_the_simple_ones_answer_each_chunk(name, answer, peer):
     session = resolve(name)(peer)
     assert session.start() == b""
     assert session.feed(b"a\0b\xe9\xff\n") == answer
-    assert session.feed(b"") == b""
     assert session.eof() == b""
+
+
+@pytest.mark.parametrize(
+    ("service", "answers"),
+    [
+        ("upper", [b""]),
+        ("echo", [b""]),
+        (per_chunk(len_as_bytes), [b"0"]),
+        (per_record(bytes), [b""]),
+        ("discard", []),
+        (per_line(bytes), []),
+    ],
+)
+def test_an_empty_datagram_is_answered_by_those_who_answer(service, answers):
+    session = resolve(service)(DATAGRAM)
+    outputs = [session.feed(b""), session.eof()]
+    assert [piece for output in outputs for piece in pieces(output, empty=True)] == answers
 
 
 @given(cut_anywhere())
@@ -143,10 +163,6 @@ def test_per_line_takes_a_long_line_in_many_pieces_in_linear_time():
     assert session.feed(b"\n") == b"1000001"
 
 
-def len_as_bytes(data):
-    return str(len(data)).encode()
-
-
 @given(st.lists(st.binary(max_size=20), max_size=8))
 def test_per_record_answers_each_record_as_it_is(records):
     for peer in (RECORDS, DATAGRAM):
@@ -193,6 +209,11 @@ def test_sessions_of_one_service_share_nothing():
 )
 def test_pieces_are_what_there_is_to_send(output, wanted):
     assert list(pieces(output)) == wanted
+
+
+def test_empty_pieces_are_for_those_who_ask_and_of_an_iterator_alone():
+    assert list(pieces(iter([b"a", b"", b"b"]), empty=True)) == [b"a", b"", b"b"]
+    assert list(pieces(b"", empty=True)) == []
 
 
 @pytest.mark.parametrize("output", [None, 3, "text", bytearray(b"a"), [None], ["a"], [b"a", 1]])

@@ -1334,22 +1334,35 @@ def test_all_is_undone_where_one_undoing_fails(inner):
     result.assert_outcomes(passed=2, errors=1)
 
 
-def test_a_forked_child_of_a_test_undoes_nothing(inner):
+@pytest.mark.parametrize("backend", ["thread", "process"])
+@pytest.mark.parametrize("end", ["raise SystemExit(0)", "pytest.exit('bye')", "pytest.fail('no')", "return"])
+def test_a_forked_child_of_a_test_undoes_nothing(inner, backend, end):
     result = inner(
-        """
+        f"""
+        def stay(connection):
+            while data := connection.recv(20):
+                connection.sendall(data)
+
         @pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
-        def test_it(uds_server, uds_client, make_uds_process, uds_path):
-            process = make_uds_process([sys.executable, "server.py", "{socket}"])
+        def test_it(uds_server, uds_client, make_uds_server, make_uds_client, make_uds_process, make_uds_obstacle):
+            process = make_uds_process([sys.executable, "server.py", "{{socket}}"])
+            handling = make_uds_server(handler=stay, backend="thread")
+            inside = make_uds_client(handling)
+            obstacles = [make_uds_obstacle(kind).path for kind in ("listener", "directory", "link-to-fifo")]
             pid = os.fork()
             if pid == 0:
-                raise SystemExit(0)  # through pytest's own tear-down
+                {end}  # through pytest's own tear-down
             assert os.waitpid(pid, 0)[0] == pid
-            uds_client.sendall(b"still here")
-            assert uds_client.recv(20) == b"STILL HERE"
+            for client in (uds_client, make_uds_client(uds_server)):
+                client.sendall(b"still here")
+                assert client.recv(20) == b"STILL HERE"
+            for client in (inside, make_uds_client(handling)):
+                client.sendall(b"still here")
+                assert client.recv(20) == b"still here"
             assert process.status().serving
-            assert os.path.isdir(os.path.dirname(uds_path))
+            assert all(map(os.path.lexists, obstacles))
         """,
-        "--uds-backend=process",
+        f"--uds-backend={backend}",
         forked=True,
     )
     assert "1 passed" in result.outlines[-1]

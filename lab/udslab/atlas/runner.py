@@ -6,7 +6,6 @@ import errno
 import json
 import os
 import select
-import shutil
 import signal
 import sys
 import tempfile
@@ -21,6 +20,7 @@ from udslab.atlas.behaviour import Behaviour, Either, NotHere
 from udslab.atlas.kit import Kit, is_gvisor, kernel, version
 from udslab.atlas.requirement import why_not
 from udslab.deadline import Deadline, now
+from udslab.scratch import remove_tree
 from udslab.word import Word
 
 __all__ = ["UNSAID", "Cell", "Stopped", "Verdict", "count", "matches", "place", "run", "too_old"]
@@ -175,7 +175,7 @@ class _Scratch:
 
     def __exit__(self, *exc: object) -> None:
         if self._path:
-            shutil.rmtree(self._path, ignore_errors=True)
+            remove_tree(self._path)
 
 
 class _Measurement:
@@ -212,7 +212,7 @@ class _Measurement:
             while True:
                 os.waitpid(-self._pid, 0)
         if self._directory:
-            shutil.rmtree(self._directory, ignore_errors=True)
+            remove_tree(self._directory)
         if not self._said.endswith(b"\n"):
             return _cell(
                 self._each, self._variant, self._ending(os.waitstatus_to_exitcode(status)), None, UNSAID, seconds

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from udslab.audit.scene import Server, User, remove_tree
+from udslab.audit.scene import Server, User
 from udslab.errors import ServiceError
-from udslab.scratch import scratch_directory, short_parent
+from udslab.scratch import remove_tree, scratch_directory, short_parent
 from udslab.zygote import Zygote
 
 if TYPE_CHECKING:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import select
-import shutil
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -609,13 +608,3 @@ def _environment(user: User | None) -> dict[str, str]:
     ours = ("NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "TMPDIR", *(f"XDG_{place}" for place in places))
     env = {name: value for name, value in os.environ.items() if name not in ours}
     return env if user is None else {**env, "USER": user.name, "LOGNAME": user.name}
-
-
-def remove_tree(path: str) -> None:
-    """Remove a scene's directory, whatever a server has made of it."""
-    for directory, inner, _ in os.walk(path):
-        for name in (os.path.join(directory, name) for name in inner):  # before it is looked into
-            if not os.path.islink(name):
-                with suppress(OSError):
-                    os.chmod(name, 0o700)
-    shutil.rmtree(path, ignore_errors=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from docker.errors import NotFound
 from udslab.containers.engine import Engine
 from udslab.containers.labels import SESSION, Owner
 from udslab.errors import EngineError
+from udslab.scratch import remove_tree
 from udslab.word import Word
 
 __all__ = ["Kind", "Leftover", "find", "reap", "sweep"]
@@ -125,7 +125,7 @@ def reap(name: str, session: str, root: str) -> None:
                     else:
                         leftover.remove(engine)
     finally:  # after the containers, which write there
-        shutil.rmtree(os.path.dirname(root), ignore_errors=True)
+        remove_tree(os.path.dirname(root))
 
 
 def _seconds(time: str) -> float:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import shutil
 import tarfile
 import uuid
 from collections.abc import Mapping, Sequence
@@ -22,7 +21,7 @@ from udslab.containers.labels import Owner
 from udslab.containers.leftovers import sweep
 from udslab.containers.program import Program
 from udslab.reaper import Reaper
-from udslab.scratch import scratch_directory, short_parent
+from udslab.scratch import remove_tree, scratch_directory, short_parent
 
 __all__ = ["LAB_ID", "Mount", "Session", "Shared"]
 
@@ -119,7 +118,7 @@ class Session:
     def discard(self, shared: Shared) -> None:
         """Remove a directory or volume before the session's end; no container may use it any more."""
         if shared.kind == "bind":
-            shutil.rmtree(shared.source, ignore_errors=True)
+            remove_tree(shared.source)
         else:
             self._remove_volume(shared.source)
             self._bare.pop(shared.source, None)

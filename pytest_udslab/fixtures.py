@@ -163,10 +163,13 @@ def _tell_sockets(test: _Test, directory: str, made: Made) -> None:
 
     things = made_for(test.node)
     expected = {other.thing.path for other in things if other.may_leave or getattr(other.thing, "killed", False)}
-    for entry in os.scandir(directory) if os.path.isdir(directory) else ():
-        if stat.S_ISSOCK(entry.stat(follow_symlinks=False).st_mode) and entry.path not in expected:
-            found = status(entry.path, owners=True)
-            test.tell_left(f"socket file {entry.path} ({found.describe()}), in the directory {made}")
+    try:
+        for entry in os.scandir(directory) if os.path.isdir(directory) else ():
+            if stat.S_ISSOCK(entry.stat(follow_symlinks=False).st_mode) and entry.path not in expected:
+                found = status(entry.path, owners=True)
+                test.tell_left(f"socket file {entry.path} ({found.describe()}), in the directory {made}")
+    except OSError as error:  # it may not be read, or no descriptor is left
+        test.tell_left(f"directory {directory} that cannot be looked at: {error.strerror}, {made}")
 
 
 @pytest.fixture
@@ -268,7 +271,11 @@ def make_uds_process(_uds_test: _Test) -> Iterator[Callable[..., RunningProcess]
 
             @exits.callback
             def end() -> None:
-                undo.close()
+                try:
+                    undo.close()
+                except UdsError as error:  # its container has gone, or the engine
+                    what = f"{process!r}, {made}, could not be ended: {error}"
+                    raise pytest.fail.Exception(what, pytrace=False) from None
                 if not expect_left:
                     for line in process.left:
                         _uds_test.tell_left(f"{line}, {made}")

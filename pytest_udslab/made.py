@@ -74,16 +74,30 @@ def report_sections(
     sections = []
     for made in made_for(node):
         told = shown is not None and shown in getattr(made.thing, "failures", ())
-        log = made.thing.log() if hasattr(made.thing, "log") and not told else ""
+        log = _log_of(made.thing) if hasattr(made.thing, "log") and not told else ""
         if log:
             sections.append((f"log of {made.thing!r}, {made}", log))
         if made.directory is not None and os.path.isdir(made.directory):
-            name = re.sub(r"\W+", "_", node.name)[:30]
-            factory = request.getfixturevalue("tmp_path_factory")  # not before: each fixture costs every test
-            kept = _keep(made.directory, str(factory.mktemp(f"{name}-uds")))
+            try:
+                name = re.sub(r"\W+", "_", node.name)[:30]
+                factory = request.getfixturevalue("tmp_path_factory")  # not before: each fixture costs every test
+                kept = _keep(made.directory, str(factory.mktemp(f"{name}-uds")))
+            except (OSError, pytest.FixtureLookupError) as error:  # the latter: -p no:tmpdir
+                kept = [f"its files are not kept: {_said(error)}"]
             if kept:
                 sections.append((f"directory of {made.fixture}", "\n".join(kept)))
     return sections
+
+
+def _log_of(thing: Any) -> str:
+    try:
+        return str(thing.log())
+    except OSError as error:  # what could tell it has gone: the zygote, the container
+        return f"its log is not to be had: {error}"
+
+
+def _said(error: OSError | pytest.FixtureLookupError) -> str:
+    return str(error) if isinstance(error, OSError) else f"there is no fixture {error.argname}"
 
 
 def _keep(directory: str, target: str) -> list[str]:

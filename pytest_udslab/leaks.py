@@ -31,6 +31,7 @@ from urllib.parse import unquote
 
 import pytest
 
+from pytest_udslab.made import encodable
 from udslab.deadline import Deadline
 
 if TYPE_CHECKING:
@@ -206,7 +207,7 @@ class LeakCheck:
             return ""
         if self._active:
             lines += self._sockets(desktop)
-        return "\n  ".join([f"{item.nodeid} left behind:", *lines]) if lines else ""
+        return str(encodable("\n  ".join([f"{item.nodeid} left behind:", *lines]))) if lines else ""
 
     def _sockets(self, desktop: tuple[str, ...]) -> list[str]:
         """The sockets that are new and nobody's, a line each."""

@@ -15,7 +15,7 @@ import pytest
 
 import udslab
 
-__all__ = ["Made", "made_for", "report_sections", "where_called"]
+__all__ = ["Made", "encodable", "made_for", "report_sections", "where_called"]
 
 _OURS = tuple(os.path.dirname(os.path.abspath(file)) + os.sep for file in (__file__, udslab.__file__))
 _PLUGGY = os.sep + "pluggy" + os.sep
@@ -64,6 +64,17 @@ def where_called() -> str:
     if frame is None or _PLUGGY in frame.f_code.co_filename or f"{os.sep}_pytest{os.sep}" in frame.f_code.co_filename:
         return ""
     return f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}"
+
+
+def encodable(text: Any) -> Any:
+    """A text, also within dicts and lists, with a backslash and a number for each byte of a path that is not UTF-8."""
+    if isinstance(text, str):
+        return text if text.isascii() else text.encode(errors="backslashreplace").decode()
+    if isinstance(text, dict):
+        return {key: encodable(value) for key, value in text.items()}
+    if isinstance(text, (list, tuple)):
+        return type(text)(map(encodable, text))
+    return text
 
 
 def report_sections(

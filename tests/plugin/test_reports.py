@@ -109,3 +109,46 @@ def test_without_a_fixture_for_directories_a_test_fails_with_its_own_error(inner
     result = inner(source, "-p", "no:tmpdir")
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["its files are not kept: there is no fixture tmp_path_factory"])
+
+
+@pytest.mark.parametrize("leaks", ["default", "warn"])
+def test_a_path_that_is_not_utf_8_is_told_by_a_worker_with_a_backslash(inner, leaks):
+    source = """
+        KEPT = []
+
+        @pytest.fixture
+        def path(make_uds_path):
+            return make_uds_path(os.fsdecode(b"caf\\xe9"))
+
+        def test_failure(path, make_uds_client):
+            make_uds_client(path)
+
+        def test_kept(path):
+            open(path, "w").close()
+            assert not "mine"
+
+        def test_log(path, make_uds_process):
+            make_uds_process([sys.executable, "server.py", "{socket}", "log"], path)
+            assert not "mine"
+
+        def test_skipped(path):
+            pytest.skip(path)
+
+        def test_leak(path):
+            KEPT.append(socket.socket(socket.AF_UNIX))
+            KEPT[0].bind(path)
+
+        def test_next(): pass
+    """
+    result = inner(source, "-n1", f"--uds-leaks={leaks}", "-rs", "-W", "default", plugins=("xdist",), forked=True)
+    warn = leaks == "warn"
+    result.assert_outcomes(failed=3, skipped=1, passed=2, errors=0 if warn else 1, warnings=1 if warn else 0)
+    for said in (
+        r"E *.NoSuchPath: connect: /*/caf\xe9: No such file*",
+        r"caf\udce9: 0 bytes",
+        r"*log of <process * server.py '/*/caf\udce9' log>*",
+        r"SKIPPED * /*/caf\udce9",
+        r"*socket file /*/caf\udce9 (bound*",
+        r"*socket fd * bound to /*/caf\xe9 *",
+    ):
+        result.stdout.fnmatch_lines([said])

@@ -16,7 +16,7 @@ import shutil
 import signal
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -86,6 +86,8 @@ class Lab:
         self._pid = os.getpid()
         self.left: list[str] = []
         """What servers of :meth:`process` have left behind at their end, in words."""
+        self.opening: Callable[[], AbstractContextManager[None]] = nullcontext
+        """Entered while something is opened that stays to the lab's end: by this, who counts sockets knows of it."""
 
     def __enter__(self) -> Lab:
         return self
@@ -265,7 +267,8 @@ class Lab:
         from udslab.zygote import Zygote
 
         if not self.is_prepared(Backend.PROCESS):
-            self._zygote = self._exits.enter_context(Zygote())
+            with self.opening():
+                self._zygote = self._exits.enter_context(Zygote())
         assert self._zygote is not None
         return self._zygote
 
@@ -372,7 +375,8 @@ class Lab:
         from udslab.containers import Session  # the docker SDK, for those who have asked for containers
 
         if self._session is None:
-            self._session = self._exits.enter_context(Session(self.options.engine))
+            with self.opening():
+                self._session = self._exits.enter_context(Session(self.options.engine))
         return self._session
 
     def _keep(self, distro: str | None) -> _Kept:
@@ -384,7 +388,8 @@ class Lab:
             return kept
         session = self.session()
         shared = kept.shared if kept is not None else session.directory()
-        container = session.container(image, shared, lease=_LEASE)
+        with self.opening():
+            container = session.container(image, shared, lease=_LEASE)
         reach = try_reach(container, shared, session.uid)
         why = reach.directory or reach.inward
         if why is not None:

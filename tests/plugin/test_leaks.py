@@ -462,6 +462,33 @@ def test_a_connection_that_a_servers_thread_is_about_to_close(check, pytester):
     ).assert_outcomes(passed=2)
 
 
+@pytest.mark.parametrize(
+    "source",
+    [
+        """
+        @pytest.fixture
+        def mine(uds):
+            with uds.process([sys.executable, "-c", PROGRAM, "{socket}"], expect_left=True):
+                yield
+
+        def test_it(mine): pass
+        """,
+        """
+        def test_it(uds):
+            with uds.server("echo", backend="process"): pass
+        """,
+        """
+        def test_it(make_uds_server): make_uds_server("echo", backend="process")
+        """,
+    ],
+    ids=["uds.process", "uds.server", "make_uds_server"],
+)
+def test_what_the_lab_opens_for_the_rest_of_the_run_whoever_asks_first(check, source):
+    listen = "import socket, sys, time; s = socket.socket(1); s.bind(sys.argv[1]); s.listen(); time.sleep(99)"
+    source = f"    PROGRAM = {listen!r}\n" + source.replace("\n    ", "\n") + "\n    def test_next(): pass\n"
+    check(source).assert_outcomes(passed=2)
+
+
 def test_event_loops(check):
     check(
         """

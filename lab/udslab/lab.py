@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from udslab.address import MAX_PATH, Address, AddressLike
 from udslab.backends import AgentRun, Run, ThreadRun, refuse
 from udslab.connection import Connection, connect
+from udslab.deadline import now
 from udslab.errors import AddressError, AgentGone, Stage, Unsupported
 from udslab.handlers import Handler
 from udslab.needs import Backend, Need, Options, why_not
@@ -245,7 +246,8 @@ class Lab:
     ) -> Callable[[dict[str, Any]], Run]:
         """What starts one run of a server with its options."""
         if backend is Backend.THREAD:
-            return lambda options: ThreadRun(address, service, handler, **options)
+            since = now()  # also of one that is restarted
+            return lambda options: ThreadRun(address, service, handler, since, **options)
         assert isinstance(service, str)
         if backend is Backend.PROCESS:
 

@@ -101,7 +101,9 @@ def add_options(parser: pytest.Parser) -> None:
     group.addoption("--uds-leaks", choices=list(_MODES), help=_HELP)
     parser.addini("uds_leaks", _HELP, default="default")
     parser.addini(
-        "uds_leaks_ignore", "globs, a line each: sockets bound or connected to such a path are no leaks", "linelist"
+        "uds_leaks_ignore",
+        "globs, a line each: socket files at such a path, and sockets bound or connected to it, are no leaks",
+        "linelist",
     )
 
 
@@ -212,13 +214,18 @@ class LeakCheck:
         lines: list[str] = []
         for node in item.listchain():
             found = node.stash.get(left_behind, [])
-            lines += found
+            lines += (line for line in found if not self._is_ignored(line))
             found.clear()
         if lines and mode_of(item) == "off":
             return ""
         if self._active:
             lines += self._sockets(desktop)
         return str(encodable("\n  ".join([f"{item.nodeid} left behind:", *lines]))) if lines else ""
+
+    def _is_ignored(self, line: str) -> bool:
+        """Whether it is about a socket file at an ignored path."""
+        file = re.match(r"socket file (.*?) \(", line, re.DOTALL)
+        return file is not None and any(fnmatch.fnmatchcase(file[1], pattern) for pattern in self._ignored)
 
     def _sockets(self, desktop: tuple[str, ...]) -> list[str]:
         """The sockets that are new and nobody's, a line each."""

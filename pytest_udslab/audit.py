@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_udslab.fixtures import SETTINGS, granted
+from pytest_udslab.made import encodable
 from pytest_udslab.options import lacking
 from udslab.errors import EngineError, UdsError, Unsupported
 from udslab.needs import Backend
@@ -115,7 +116,7 @@ def uds_audit(request: pytest.FixtureRequest, _uds_auditors: _Auditors) -> Calla
         if finding.verdict == "fail" or finding.verdict == _uds_auditors.fail_on:
             pytest.fail(said, pytrace=False)
         if finding.verdict == "warn":
-            warnings.warn(said, AuditWarning, stacklevel=2)
+            warnings.warn(encodable(said), AuditWarning, stacklevel=2)
         return finding
 
     return audit

@@ -5,6 +5,7 @@ A noun is one instance, ready; ``make_…`` is its factory. What is made is undo
 
 from __future__ import annotations
 
+import functools
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -38,6 +39,7 @@ def uds(request: pytest.FixtureRequest) -> Iterator[Lab]:
     from udslab.lab import Lab  # not before a test asks for it: importing a plugin costs every run
 
     with Lab(request.config.stash[SETTINGS].lab) as lab:
+        lab.opening = functools.partial(granted, request.config)
         request.node.stash[left_behind] = lab.left  # told after the test with which the server ends, whatever its scope
         yield lab
 
@@ -75,7 +77,7 @@ class _Test:
     def start(self, backend: Backend, distro: str | None = None) -> None:
         """Start what servers of this backend need, unless it runs."""
         if not self.lab.is_prepared(backend, distro):
-            with self.lacking(backend), granted(self.node.config):
+            with self.lacking(backend):
                 self.lab.prepare(backend, distro)
 
     @contextmanager
@@ -163,10 +165,13 @@ def _tell_sockets(test: _Test, directory: str, made: Made) -> None:
 
     things = made_for(test.node)
     expected = {other.thing.path for other in things if other.may_leave or getattr(other.thing, "killed", False)}
-    for entry in os.scandir(directory) if os.path.isdir(directory) else ():
-        if stat.S_ISSOCK(entry.stat(follow_symlinks=False).st_mode) and entry.path not in expected:
-            found = status(entry.path, owners=True)
-            test.tell_left(f"socket file {entry.path} ({found.describe()}), in the directory {made}")
+    try:
+        for entry in os.scandir(directory) if os.path.isdir(directory) else ():
+            if stat.S_ISSOCK(entry.stat(follow_symlinks=False).st_mode) and entry.path not in expected:
+                found = status(entry.path, owners=True)
+                test.tell_left(f"socket file {entry.path} ({found.describe()}), in the directory {made}")
+    except OSError as error:  # it may not be read, or no descriptor is left
+        test.tell_left(f"directory {directory} that cannot be looked at: {error.strerror}, {made}")
 
 
 @pytest.fixture
@@ -259,7 +264,7 @@ def make_uds_process(_uds_test: _Test) -> Iterator[Callable[..., RunningProcess]
             if options.get("image") is None:
                 _uds_test.start(Backend.PROCESS)
             else:
-                with _uds_test.lacking(Backend.CONTAINER), granted(_uds_test.node.config):
+                with _uds_test.lacking(Backend.CONTAINER):
                     lab.session()
             undo = exits.enter_context(ExitStack())
             with _FailingThere():
@@ -268,7 +273,11 @@ def make_uds_process(_uds_test: _Test) -> Iterator[Callable[..., RunningProcess]
 
             @exits.callback
             def end() -> None:
-                undo.close()
+                try:
+                    undo.close()
+                except UdsError as error:  # its container has gone, or the engine
+                    what = f"{process!r}, {made}, could not be ended: {error}"
+                    raise pytest.fail.Exception(what, pytrace=False) from None
                 if not expect_left:
                     for line in process.left:
                         _uds_test.tell_left(f"{line}, {made}")

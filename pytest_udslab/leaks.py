@@ -4,7 +4,8 @@ Two things are told: what our fixtures find of theirs (they append lines to :dat
 that this process holds after the teardown and did not hold before the set-up, as a set of inodes.
 
 A socket counts as the fixture's, not as the test's, if it comes during the set-up of a fixture of a higher scope than a
-function's. What libraries keep for the life of the process is no leak either: see ``_WELL_KNOWN``, ``_HOLDERS`` and
+function's, or belongs to a server of the lab's that has come so: its connections come and go as its clients do. What
+libraries keep for the life of the process is no leak either: see ``_WELL_KNOWN``, ``_HOLDERS`` and
 ``_of_multiprocessing``. Each leak is told once.
 
 Not seen are a second descriptor of a socket that was there before, what a fixture of a higher scope does not close, and
@@ -31,7 +32,8 @@ from urllib.parse import unquote
 
 import pytest
 
-from udslab.deadline import Deadline
+from pytest_udslab.made import encodable
+from udslab.deadline import Deadline, now
 
 if TYPE_CHECKING:
     from udslab.address import Address
@@ -85,6 +87,9 @@ _HOLDERS = (
 )
 """Classes, if they are imported, whose objects have sockets as attributes that are no leak."""
 
+_SERVERS = (("udslab.server", "Server"), ("udslab.handlers", "HandlerServer"))
+"""Those of the lab's servers in this process."""
+
 
 class UdsLeakWarning(pytest.PytestWarning):
     """What a test has left behind, where ``uds_leaks`` is ``warn``."""
@@ -96,7 +101,9 @@ def add_options(parser: pytest.Parser) -> None:
     group.addoption("--uds-leaks", choices=list(_MODES), help=_HELP)
     parser.addini("uds_leaks", _HELP, default="default")
     parser.addini(
-        "uds_leaks_ignore", "globs, a line each: sockets bound or connected to such a path are no leaks", "linelist"
+        "uds_leaks_ignore",
+        "globs, a line each: socket files at such a path, and sockets bound or connected to it, are no leaks",
+        "linelist",
     )
 
 
@@ -139,6 +146,9 @@ class LeakCheck:
         self._ignored: list[str] = config.getini("uds_leaks_ignore")
         self._active = False
         self._base: Collection[int] = ()
+        self._began = 0.0
+        self._granted: list[tuple[float, float]] = []
+        """Since then: when :meth:`granted` was entered and left."""
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         """Refuse a wrong marker before anything is run."""
@@ -151,6 +161,8 @@ class LeakCheck:
         self._active = _AVAILABLE and _concerns(item)
         if self._active:
             self._base = self._watch.look()
+            self._began = now()
+            self._granted.clear()
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_fixture_setup(self, fixturedef: pytest.FixtureDef[Any]) -> Generator[None, object, object]:
@@ -167,9 +179,11 @@ class LeakCheck:
             yield
             return
         before = self._watch.look()
+        entered = now()
         try:
             yield
         finally:
+            self._granted.append((entered, now()))
             after = self._watch.look()
             if after is not before:
                 self._base = {*self._base, *(after.keys() - before.keys())}
@@ -200,13 +214,18 @@ class LeakCheck:
         lines: list[str] = []
         for node in item.listchain():
             found = node.stash.get(left_behind, [])
-            lines += found
+            lines += (line for line in found if not self._is_ignored(line))
             found.clear()
         if lines and mode_of(item) == "off":
             return ""
         if self._active:
             lines += self._sockets(desktop)
-        return "\n  ".join([f"{item.nodeid} left behind:", *lines]) if lines else ""
+        return str(encodable("\n  ".join([f"{item.nodeid} left behind:", *lines]))) if lines else ""
+
+    def _is_ignored(self, line: str) -> bool:
+        """Whether it is about a socket file at an ignored path."""
+        file = re.match(r"socket file (.*?) \(", line, re.DOTALL)
+        return file is not None and any(fnmatch.fnmatchcase(file[1], pattern) for pattern in self._ignored)
 
     def _sockets(self, desktop: tuple[str, ...]) -> list[str]:
         """The sockets that are new and nobody's, a line each."""
@@ -215,14 +234,25 @@ class LeakCheck:
                 return []
             gc.collect()
             kept = set(_inodes_of(_owners()))
+            served = set()
+            for server in _objects_of(_SERVERS):
+                if self._is_granted(server) and (own := set(_inodes_of([server]))):  # none: it has ended
+                    kept |= own
+                    served.add(server.address)  # that of each connection of it, too
             deadline = Deadline(_GRACE)
             while True:
-                found = [sock for sock in self._new(desktop) if sock.inode not in kept]
+                found = [sock for sock in self._new(desktop) if sock.inode not in kept and sock.local not in served]
                 if not found or deadline.passed:
                     return [sock.describe() for sock in found]
                 _sleep(0.005)
         except OSError as error:
             return [f"descriptors that cannot be looked at: {error}"]  # EMFILE
+
+    def _is_granted(self, server: Any) -> bool:
+        since = getattr(server, "since", None)  # not yet, where a thread is making it
+        if since is None:
+            return False
+        return since < self._began or any(entered <= since <= left for entered, left in self._granted)
 
     @functools.cached_property
     def _watch(self) -> Watch:
@@ -282,8 +312,7 @@ def _of_multiprocessing() -> Iterator[str]:
 
 def _owners() -> Iterator[object]:
     """The objects whose sockets are no leak: what libraries keep, and what the tracebacks of failures keep alive."""
-    classes = tuple(getattr(sys.modules[module], name) for module, name in _HOLDERS if module in sys.modules)
-    yield from (thing for thing in gc.get_objects() if issubclass(type(thing), classes))
+    yield from _objects_of(_HOLDERS)
     errors: list[BaseException | None] = [getattr(sys, "last_value", None), sys.exc_info()[1]]
     seen = set()
     while errors:
@@ -296,6 +325,12 @@ def _owners() -> Iterator[object]:
             for value in frame.f_locals.values():
                 if not isinstance(value, (FunctionType, ModuleType, type)):  # through which all can be reached
                     yield value
+
+
+def _objects_of(names: Iterable[tuple[str, str]]) -> Iterator[Any]:
+    """The objects of these classes, as far as these are imported."""
+    classes = tuple(getattr(sys.modules[module], name) for module, name in names if module in sys.modules)
+    yield from (thing for thing in gc.get_objects() if issubclass(type(thing), classes))
 
 
 def _inodes_of(owners: Iterable[object]) -> Iterator[int]:

@@ -15,7 +15,7 @@ import pytest
 
 import udslab
 
-__all__ = ["Made", "made_for", "report_sections", "where_called"]
+__all__ = ["Made", "encodable", "made_for", "report_sections", "where_called"]
 
 _OURS = tuple(os.path.dirname(os.path.abspath(file)) + os.sep for file in (__file__, udslab.__file__))
 _PLUGGY = os.sep + "pluggy" + os.sep
@@ -66,6 +66,17 @@ def where_called() -> str:
     return f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}"
 
 
+def encodable(text: Any) -> Any:
+    """A text, also within dicts and lists, with a backslash and a number for each byte of a path that is not UTF-8."""
+    if isinstance(text, str):
+        return text if text.isascii() else text.encode(errors="backslashreplace").decode()
+    if isinstance(text, dict):
+        return {key: encodable(value) for key, value in text.items()}
+    if isinstance(text, (list, tuple)):
+        return type(text)(map(encodable, text))
+    return text
+
+
 def report_sections(
     node: pytest.Item, request: pytest.FixtureRequest, shown: BaseException | None
 ) -> list[tuple[str, str]]:
@@ -74,16 +85,30 @@ def report_sections(
     sections = []
     for made in made_for(node):
         told = shown is not None and shown in getattr(made.thing, "failures", ())
-        log = made.thing.log() if hasattr(made.thing, "log") and not told else ""
+        log = _log_of(made.thing) if hasattr(made.thing, "log") and not told else ""
         if log:
             sections.append((f"log of {made.thing!r}, {made}", log))
         if made.directory is not None and os.path.isdir(made.directory):
-            name = re.sub(r"\W+", "_", node.name)[:30]
-            factory = request.getfixturevalue("tmp_path_factory")  # not before: each fixture costs every test
-            kept = _keep(made.directory, str(factory.mktemp(f"{name}-uds")))
+            try:
+                name = re.sub(r"\W+", "_", node.name)[:30]
+                factory = request.getfixturevalue("tmp_path_factory")  # not before: each fixture costs every test
+                kept = _keep(made.directory, str(factory.mktemp(f"{name}-uds")))
+            except (OSError, pytest.FixtureLookupError) as error:  # the latter: -p no:tmpdir
+                kept = [f"its files are not kept: {_said(error)}"]
             if kept:
                 sections.append((f"directory of {made.fixture}", "\n".join(kept)))
     return sections
+
+
+def _log_of(thing: Any) -> str:
+    try:
+        return str(thing.log())
+    except OSError as error:  # what could tell it has gone: the zygote, the container
+        return f"its log is not to be had: {error}"
+
+
+def _said(error: OSError | pytest.FixtureLookupError) -> str:
+    return str(error) if isinstance(error, OSError) else f"there is no fixture {error.argname}"
 
 
 def _keep(directory: str, target: str) -> list[str]:

@@ -28,7 +28,7 @@ from pytest_udslab.fixtures import (
     uds_server,
     uds_type,
 )
-from pytest_udslab.made import made_for, report_sections
+from pytest_udslab.made import encodable, made_for, report_sections
 
 __all__ = [
     "_uds_auditors",
@@ -42,6 +42,7 @@ __all__ = [
     "pytest_configure",
     "pytest_generate_tests",
     "pytest_report_header",
+    "pytest_report_to_serializable",
     "pytest_runtest_call",
     "pytest_runtest_makereport",
     "uds",
@@ -118,3 +119,12 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[Any]) -> 
         shown = call.excinfo.value if call.excinfo else None
         report.sections += report_sections(item, item.stash[REQUEST], shown)
     return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_report_to_serializable() -> Generator[None, dict[str, Any] | None, dict[str, Any] | None]:
+    """A path need not be UTF-8; what pytest-xdist sends must be."""
+    data = yield
+    if data is not None:
+        data.update({key: encodable(data[key]) for key in ("longrepr", "sections") if key in data})
+    return data

@@ -66,7 +66,12 @@ class ThreadRun:
     """A server in a thread of this process."""
 
     def __init__(
-        self, address: Address, service: Union[str, Service, None], handler: Handler | None, **options: Any
+        self,
+        address: Address,
+        service: Union[str, Service, None],
+        handler: Handler | None,
+        since: float,
+        **options: Any,
     ) -> None:
         self.pid = os.getpid()
         self._server: Server | HandlerServer
@@ -77,6 +82,7 @@ class ThreadRun:
         else:
             self._recorder = Recorder(resolve(service or "upper"))
             self._server = serve(address, self._recorder, **options)
+        self._server.since = since
         self._exits = ExitStack()
         self._exits.enter_context(self._server)
 

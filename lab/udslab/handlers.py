@@ -18,7 +18,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, Union, cast
 
 from udslab.connection import Connection
-from udslab.deadline import Deadline
+from udslab.deadline import Deadline, now
 from udslab.errors import ServiceError, Stage, TimedOut, UdsError
 from udslab.listener import Listener
 from udslab.socktype import SocketType, open_pair
@@ -75,6 +75,8 @@ class HandlerServer:
             raise
         self.address = listener.address
         self.type = listener.type
+        self.since = now()
+        """See :class:`udslab.server.Server`."""
         self.failures: list[BaseException] = []
         """What handlers have raised, each with its traceback."""
         self._listener = listener

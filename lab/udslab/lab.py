@@ -16,13 +16,14 @@ import shutil
 import signal
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from udslab.address import MAX_PATH, Address, AddressLike
 from udslab.backends import AgentRun, Run, ThreadRun, refuse
 from udslab.connection import Connection, connect
+from udslab.deadline import now
 from udslab.errors import AddressError, AgentGone, Stage, Unsupported, failure
 from udslab.handlers import Handler
 from udslab.needs import Backend, Need, Options, why_not
@@ -86,6 +87,8 @@ class Lab:
         self._pid = os.getpid()
         self.left: list[str] = []
         """What servers of :meth:`process` have left behind at their end, in words."""
+        self.opening: Callable[[], AbstractContextManager[None]] = nullcontext
+        """Entered while something is opened that stays to the lab's end: by this, who counts sockets knows of it."""
 
     def __enter__(self) -> Lab:
         return self
@@ -243,7 +246,8 @@ class Lab:
     ) -> Callable[[dict[str, Any]], Run]:
         """What starts one run of a server with its options."""
         if backend is Backend.THREAD:
-            return lambda options: ThreadRun(address, service, handler, **options)
+            since = now()  # also of one that is restarted
+            return lambda options: ThreadRun(address, service, handler, since, **options)
         assert isinstance(service, str)
         if backend is Backend.PROCESS:
 
@@ -265,7 +269,8 @@ class Lab:
         from udslab.zygote import Zygote
 
         if not self.is_prepared(Backend.PROCESS):
-            self._zygote = self._exits.enter_context(Zygote())
+            with self.opening():
+                self._zygote = self._exits.enter_context(Zygote())
         assert self._zygote is not None
         return self._zygote
 
@@ -375,7 +380,8 @@ class Lab:
         from udslab.containers import Session  # the docker SDK, for those who have asked for containers
 
         if self._session is None:
-            self._session = self._exits.enter_context(Session(self.options.engine))
+            with self.opening():
+                self._session = self._exits.enter_context(Session(self.options.engine))
         return self._session
 
     def _keep(self, distro: str | None) -> _Kept:
@@ -387,7 +393,8 @@ class Lab:
             return kept
         session = self.session()
         shared = kept.shared if kept is not None else session.directory()
-        container = session.container(image, shared, lease=_LEASE)
+        with self.opening():
+            container = session.container(image, shared, lease=_LEASE)
         reach = try_reach(container, shared, session.uid)
         why = reach.directory or reach.inward
         if why is not None:

@@ -60,6 +60,8 @@ class Server:
         self._timer: float | None = None
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
+        self.since = now()
+        """When it was made, on the monotonic clock; of one that the lab has made anew, the first of them."""
 
     def run(self) -> None:
         """Serve until :meth:`stop` is called, then drain, remove the socket file, and close everything."""

@@ -185,6 +185,34 @@ def test_what_a_server_of_any_scope_leaves_is_told_after_the_test_with_which_it_
 LONG_NAME = "test_" + "ü" * 295
 
 
+def test_socket_files_that_are_ignored_are_no_leaks_whoever_leaves_them(inner, tmp_path):
+    source = f"""
+        def leave(path):
+            return [sys.executable, "server.py", path, "leave"]
+
+        def bind(path):
+            with socket.socket(socket.AF_UNIX) as sock:
+                sock.bind(path)
+
+        @pytest.fixture(params=["ignored", "other"])
+        def path(request):
+            yield (path := f"{tmp_path}/{{request.param}}.sock")
+            os.unlink(path)
+
+        def test_process_of_a_test(path, make_uds_process): make_uds_process(leave(path), path)
+
+        def test_process_of_a_fixture(path, uds):
+            with uds.process(leave(path), path): pass
+
+        @pytest.mark.parametrize("name", ["ignored.sock", "other.sock"])
+        def test_in_its_directory(make_uds_path, name): bind(make_uds_path(name))
+    """
+    result = inner(source, "-o", f"uds_leaks_ignore={tmp_path}/ignored.*\n*/udslab-*/ignored.sock")
+    result.assert_outcomes(passed=6, errors=3)
+    assert len(inner.lines_with("socket file ")) == 3
+    result.stdout.no_fnmatch_line("*socket file*ignored.sock*")
+
+
 def test_a_path_fits_whatever_the_names_are(inner, tmp_path, monkeypatch):
     deep = tmp_path / ("ü" * 60) / ("d" * 100)
     deep.mkdir(parents=True)

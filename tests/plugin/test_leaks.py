@@ -462,6 +462,131 @@ def test_a_connection_that_a_servers_thread_is_about_to_close(check, pytester):
     ).assert_outcomes(passed=2)
 
 
+@pytest.mark.parametrize(
+    "source",
+    [
+        """
+        @pytest.fixture
+        def mine(uds):
+            with uds.process([sys.executable, "-c", PROGRAM, "{socket}"], expect_left=True):
+                yield
+
+        def test_it(mine): pass
+        """,
+        """
+        def test_it(uds):
+            with uds.server("echo", backend="process"): pass
+        """,
+        """
+        def test_it(make_uds_server): make_uds_server("echo", backend="process")
+        """,
+    ],
+    ids=["uds.process", "uds.server", "make_uds_server"],
+)
+def test_what_the_lab_opens_for_the_rest_of_the_run_whoever_asks_first(check, source):
+    listen = "import socket, sys, time; s = socket.socket(1); s.bind(sys.argv[1]); s.listen(); time.sleep(99)"
+    source = f"    PROGRAM = {listen!r}\n" + source.replace("\n    ", "\n") + "\n    def test_next(): pass\n"
+    check(source).assert_outcomes(passed=2)
+
+
+SERVED = """
+    def slow(connection):
+        while connection.recv(1): pass
+        GO_ON.wait(60)
+
+    async def slow_too(reader, writer):
+        while await reader.read(1): pass
+        while not GO_ON.is_set():
+            await asyncio.sleep(0.01)
+
+    import asyncio
+    from udslab.server import serve
+    GO_ON = threading.Event()
+
+    @pytest.fixture(scope="module", params=["echo", "datagram", "handler", "coroutine", "serve"])
+    def server(request, uds):
+        options = {
+            "echo": {},
+            "datagram": {"type": "datagram"},
+            "handler": {"handler": slow},
+            "coroutine": {"handler": slow_too},
+        }
+        GO_ON.clear()
+        with uds.path() as path:
+            if request.param == "serve":
+                made = serve(path)
+                made.path, made.restart = path, lambda: None
+            else:
+                made = uds.server(address=path, **options[request.param])
+            with made as server:
+                yield server
+                GO_ON.set()
+
+    def type_of(server):
+        return socket.SOCK_DGRAM if str(server.type) == "dgram" else socket.SOCK_STREAM
+
+    @pytest.fixture(scope="module")
+    def pool(server):
+        with unix(type_of(server)) as client:
+            client.connect(server.path)
+            yield client
+"""
+
+
+def test_what_a_server_of_a_higher_scope_has_open(check):
+    result = check(
+        SERVED
+        + """
+    def test_client(server, uds_path, pool):
+        pool.send(b"x")
+
+    def test_restart(server, uds_path):
+        GO_ON.set()
+        server.restart()
+        GO_ON.clear()
+
+    def test_client_of_that(server, uds_path):
+        with unix(type_of(server)) as client:
+            client.connect(server.path)
+            client.send(b"x")
+
+    def test_other_sockets_of_the_test(server, uds_path):
+        keep(unix())
+    """
+    )
+    result.assert_outcomes(passed=20, errors=5)
+    assert {name.partition("[")[0] for name in told(result)} == {"test_other_sockets_of_the_test"}
+
+
+def test_a_server_that_the_test_itself_leaves_running_is_told(check):
+    result = check(
+        """
+        @pytest.fixture(scope="module")
+        def stopped(uds):
+            with uds.server("echo") as server:
+                yield server
+
+        def test_left(uds):
+            KEPT.append(uds.server("echo"))
+            KEPT[0].__enter__()
+
+        def test_next(uds_path): pass
+
+        def test_stopped(stopped):
+            stopped.stop()
+            keep(unix()).bind(stopped.path)
+
+        def test_end():
+            KEPT[0].__exit__(None, None, None)
+        """
+    )
+    result.assert_outcomes(passed=4, errors=2)
+    left = told(result)
+    assert left.keys() == {"test_left", "test_stopped"}
+    assert sum("listening at" in line for line in left["test_left"]) == 1
+    assert len(left["test_left"]) == 3
+
+
 def test_event_loops(check):
     check(
         """

@@ -290,8 +290,8 @@ class Lab:
 
         ``image``: it is the command of a container of this image, which sees the path's directory, and that alone, at
         the same place; it runs as this user, or, if that is root, as another one; ``cwd`` and ``umask`` are the
-        image's. ``timeout``: how many seconds it gets to serve. ``env``: what its environment has besides this
-        process's. ``cwd``, ``umask``: this process's, unless given; a relative ``path`` is one in ``cwd``.
+        image's, and not to be given. ``timeout``: how many seconds it gets to serve. ``env``: what its environment has
+        besides this process's. ``cwd``, ``umask``: this process's, unless given; a relative ``path`` is one in ``cwd``.
         ``expect_left``: what it leaves at its end, a socket file or a process that had to be killed, is not noted in
         ``left``.
 
@@ -300,6 +300,9 @@ class Lab:
         """
         from udslab.processes import RunningProcess, words
 
+        if image is not None and (cwd is not None or umask is not None):
+            what = "a container has the directory and umask of its image"
+            raise Unsupported(what, "leave out cwd= and umask=", Stage.ENGINE)
         with ExitStack() as exits:
             if path is None:
                 path = exits.enter_context(

@@ -127,6 +127,15 @@ def test_a_socket_cannot_be_handed_over(here):
         pass
 
 
+@pytest.mark.parametrize("given", [{"cwd": "/tmp"}, {"umask": 0o077}])  # noqa: S108 - a directory of the image's
+def test_its_directory_and_umask_cannot_be_given(here, given):
+    with (
+        pytest.raises(Unsupported, match="has the directory and umask of its image .*: leave out cwd= and umask="),
+        here.process(COMMAND, image=IMAGE, **given),
+    ):
+        pass
+
+
 def test_as_a_fixture_it_is_no_leak_unless_it_leaves_something(pytester, engine):
     pytester.makepyfile(
         f"""

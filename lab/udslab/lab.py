@@ -296,9 +296,10 @@ class Lab:
         ``left``.
 
         Raises :class:`~udslab.errors.UdsError` with its exit status and last lines, at once, if it ends before it
-        serves; :class:`~udslab.errors.TimedOut`; :class:`~udslab.errors.NoSuchPath` for a command that is not there.
+        serves; :class:`~udslab.errors.TimedOut`; :class:`~udslab.errors.NoSuchPath` for a command that is not there;
+        :class:`~udslab.errors.ServiceError` for one that cannot be started.
         """
-        from udslab.processes import RunningProcess, words
+        from udslab.processes import RunningProcess, check, words
 
         if image is not None and (cwd is not None or umask is not None):
             what = "a container has the directory and umask of its image"
@@ -308,17 +309,18 @@ class Lab:
                 path = exits.enter_context(
                     self.path(backend=Backend.PROCESS) if image is None else self._path_for_programs()
                 )
-            cwd = _absolute(os.fspath(cwd or ""))
+            cwd = _absolute(os.fspath(cwd or "")) if image is None else ""
             where, given = Address.parse(path), os.fspath(path)
-            path = os.path.join(cwd, os.fsdecode(where.name)) if where.is_pathname else given
+            path = _absolute(os.path.join(cwd, os.fsdecode(where.name))) if where.is_pathname else given
+            # In a directory too deep for sun_path the short one may do, where the whole one does not.
+            line = words(command, given if image is None else path)
+            check(line, env or {})
             if image is not None:
-                line = words(command, path)
                 begin = self._program_starter(image, line, path, env or {})
                 process = RunningProcess(line, path, ready, timeout, stop_signal, begin)
                 exits.callback(self._end, process, expect_left)
                 yield process
                 return
-            line = words(command, given)  # which may be short, for sun_path, where the whole one is not
             zygote = self._have_zygote()
             umask = _umask() if umask is None else umask
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Protocol, Union
 
 from udslab.address import Address
-from udslab.errors import AgentGone
+from udslab.errors import AgentGone, ServiceError
 from udslab.ready import Condition, Followed, Readiness, file_of
 from udslab.state import State, Status, status
 
-__all__ = ["Command", "RunningProcess", "split_command", "words"]
+__all__ = ["Command", "RunningProcess", "check", "split_command", "words"]
 
 Command = Union[str, Sequence[Union[str, "os.PathLike[str]"]]]
 _GRACE = 5.0
@@ -27,6 +27,23 @@ def split_command(command: Command) -> list[str]:
 def words(command: Command, path: str) -> list[str]:
     """The words of a command, with ``path`` for ``{socket}`` wherever that stands in them."""
     return [word.replace("{socket}", path) for word in split_command(command)]
+
+
+def check(command: Sequence[str], env: Mapping[str, str]) -> None:
+    """Refuse what no program can be started with.
+
+    Raises TypeError, and :class:`~udslab.errors.ServiceError`, with the word or the variable."""
+    if not command or not command[0]:
+        raise ServiceError(f"the command {list(command)} names no program", "its first word is to be one")
+    for word in command:
+        if "\0" in word:
+            raise ServiceError(f"the word {word!r} of the command holds a NUL", "a program's words end there")
+    for name, value in env.items():
+        if not isinstance(name, str) or not isinstance(value, str):
+            raise TypeError(f"the variable {name!r} in env= is {value!r}, and not a text: write str(…)")
+        if not name or "=" in name or "\0" in name + value:
+            hint = "a name is not empty and holds no =, and neither it nor its value holds a NUL"
+            raise ServiceError(f"no environment can hold the variable {name!r} with {value!r}", hint)
 
 
 class Started(Followed, Protocol):

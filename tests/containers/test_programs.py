@@ -127,10 +127,10 @@ def test_a_socket_cannot_be_handed_over(here):
         pass
 
 
-@pytest.mark.parametrize("given", [{"cwd": "/tmp"}, {"umask": 0o077}])  # noqa: S108 - a directory of the image's
+@pytest.mark.parametrize("given", [{"cwd": "/tmp"}, {"umask": 0o077}])
 def test_its_directory_and_umask_cannot_be_given(here, given):
     with (
-        pytest.raises(Unsupported, match="has the directory and umask of its image .*: leave out cwd= and umask="),
+        pytest.raises(Unsupported, match=r"has the directory and umask of its image .*: leave out cwd= and umask="),
         here.process(COMMAND, image=IMAGE, **given),
     ):
         pass

@@ -16,7 +16,7 @@ from endings import ended, pidfds
 import udslab
 from udslab import NoSuchPath, TimedOut, UdsError
 from udslab.agent import SPARES
-from udslab.errors import AgentGone
+from udslab.errors import AgentGone, ServiceError
 from udslab.lab import Lab
 from udslab.processes import words
 from udslab.ready import Activated, Check, LogLine
@@ -158,6 +158,24 @@ def alone(process):
 )
 def test_a_commands_words_have_the_path_for_socket_and_no_shell_reads_them(command, split):
     assert words(command, "/a b") == split
+
+
+@pytest.mark.parametrize(
+    ("command", "env", "error", "told"),
+    [
+        ([], {}, ServiceError, r"service: the command \[\] names no program"),
+        ("", {}, ServiceError, r"service: the command \[\] names no program"),
+        (["", "{socket}"], {}, ServiceError, r"service: the command \['', .* names no program"),
+        (["true", "a\0b"], {}, ServiceError, r"the word 'a\\x00b' of the command holds a NUL"),
+        (["true"], {"PORT": 1}, TypeError, r"the variable 'PORT' in env= is 1, and not a text"),
+        (["true"], {"PORT": "1\0"}, ServiceError, r"no environment can hold the variable 'PORT' with '1\\x00'"),
+        (["true"], {"A=B": "1"}, ServiceError, r"no environment can hold the variable 'A=B' with '1'"),
+    ],
+)
+def test_a_command_or_an_environment_that_nothing_can_be_started_with_is_refused(lab, command, env, error, told):
+    with pytest.raises(error, match=told) as caught:
+        lab.process(command, env=env).__enter__()
+    assert "\n" not in str(caught.value)
 
 
 # By the agent

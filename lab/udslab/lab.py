@@ -26,7 +26,7 @@ from udslab.connection import Connection, connect
 from udslab.errors import AddressError, AgentGone, Stage, Unsupported, failure
 from udslab.handlers import Handler
 from udslab.needs import Backend, Need, Options, why_not
-from udslab.ready import LISTENING, Condition, Readiness
+from udslab.ready import LISTENING, Activated, Condition, Readiness
 from udslab.recording import Recorded
 from udslab.scratch import scratch_directory, short_parent
 from udslab.services import Service
@@ -315,9 +315,14 @@ class Lab:
             # In a directory too deep for sun_path the short one may do, where the whole one does not.
             line = words(command, given if image is None else path)
             check(line, env or {})
+            hint = ""
+            if Activated() not in (ready if isinstance(ready, Sequence) else [ready]) and not any(
+                name in text for text in (*line, *(env or {}).values()) for name in (path, given)
+            ):
+                hint = "no word of the command names the path: write {socket} where it belongs"
             if image is not None:
                 begin = self._program_starter(image, line, path, env or {})
-                process = RunningProcess(line, path, ready, timeout, stop_signal, begin)
+                process = RunningProcess(line, path, ready, timeout, stop_signal, begin, hint)
                 exits.callback(self._end, process, expect_left)
                 yield process
                 return
@@ -329,7 +334,7 @@ class Lab:
                 changes = zygote.changes(whole)  # all of it would be read and written four times on its way
                 return zygote.supervise(line, changes=changes, cwd=cwd, umask=umask, **readiness.options)
 
-            process = RunningProcess(line, path, ready, timeout, stop_signal, start)
+            process = RunningProcess(line, path, ready, timeout, stop_signal, start, hint)
             exits.callback(self._end, process, expect_left)
             yield process
 

@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any, Protocol, Union
 
 from udslab.address import Address
-from udslab.errors import AgentGone, ServiceError
+from udslab.errors import AgentGone, ServiceError, UdsError
 from udslab.ready import Condition, Followed, Readiness, file_of
 from udslab.state import State, Status, status
 
@@ -93,13 +93,16 @@ class RunningProcess:
         timeout: float,
         stop_signal: int,
         start: Callable[[Readiness], Started],
+        hint: str = "",
     ) -> None:
+        """``hint``: what may be why, if it does not serve."""
         self.command = command
         self.path = path
         self._ready = ready if isinstance(ready, Sequence) else (ready,)
         self._timeout = timeout
         self._stop_signal = stop_signal
         self._start = start
+        self._hint = hint
         self._owner = os.getpid()
         self._log = ""
         self.killed = False
@@ -121,8 +124,10 @@ class RunningProcess:
             process = self._start(readiness)
             try:
                 readiness.wait(process, self._timeout)
-            except BaseException:
+            except BaseException as error:
                 process.__exit__()
+                if isinstance(error, UdsError) and self._hint:
+                    error.hint = f"{self._hint}: {error.hint}"
                 raise
             own = file_of(Address.parse(self.path))
         self._process = process

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import select
 import signal
 import sys
@@ -771,6 +772,38 @@ def test_one_that_ends_before_it_serves_is_told_at_once_with_its_last_lines(lab)
     text = str(caught.value)
     assert "sh has ended with status 3 and the path is absent" in text
     assert text.endswith("its last lines: no configuration")
+
+
+HINT = "no word of the command names the path: write {socket} where it belongs"
+
+
+@pytest.mark.parametrize(("command", "kind"), [(["sleep", "1000"], TimedOut), (["false"], UdsError)])
+def test_one_that_is_not_told_its_path_is_told_so_when_it_does_not_serve(lab, command, kind):
+    with pytest.raises(kind, match=re.escape(f": {HINT}: nothing serves the path: its last lines: ")):
+        lab.process(command, timeout=0.1 if kind is TimedOut else LIMIT).__enter__()
+
+
+@pytest.mark.parametrize(
+    ("command", "given"),
+    [
+        (["false", "{socket}"], {}),
+        (["false", "--at=unix:{socket}"], {}),
+        (["false", "s"], {"path": "s", "cwd": "/"}),
+        (["false"], {"path": "/nowhere/s", "env": {"AT": "/nowhere/s"}}),
+        (["false"], {"ready": [Activated(), LogLine("up")]}),
+    ],
+)
+def test_one_that_gets_its_path_in_any_way_is_not_told_to_be_given_it(lab, command, given):
+    with pytest.raises(UdsError) as caught:
+        lab.process(command, timeout=LIMIT, **given).__enter__()
+    assert HINT not in str(caught.value)
+
+
+def test_one_that_finds_its_path_elsewhere_serves(lab, directory):
+    (directory / "where").write_text(str(directory / "s"))
+    source = SERVER.replace("path, *how = sys.argv[1:]", "path, how = open('where').read(), []")
+    with lab.process([sys.executable, "-c", source], directory / "s", cwd=directory) as process:
+        assert ask(process.path)[0] == process.pid
 
 
 def test_one_that_never_serves_is_timed_out_and_ended(lab, marked, directory):

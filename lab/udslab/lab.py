@@ -322,6 +322,7 @@ class Lab:
                 hint = "no word of the command names the path: write {socket} where it belongs"
             if image is not None:
                 begin = self._program_starter(image, line, path, env or {})
+                hint = hint or self._let_programs_write(os.path.dirname(path))
                 process = RunningProcess(line, path, ready, timeout, stop_signal, begin, hint)
                 exits.callback(self._end, process, expect_left)
                 yield process
@@ -376,6 +377,22 @@ class Lab:
             return session.program(image, line, shared, environment={**env, **readiness.env})
 
         return start
+
+    def _let_programs_write(self, directory: str) -> str:
+        """If that is ours, see to it that containers of programs can bind there; a hint if they cannot."""
+        if os.geteuid() != 0:  # they run as this user
+            return ""
+        session = self.session()
+        if os.path.dirname(directory) == self._scratch:
+            os.chown(directory, session.uid, -1)
+        facts = _facts(directory)
+        if facts is None:
+            return ""  # which the engine tells
+        _, mode, uid, gid = facts
+        shift = 6 if uid == session.uid else 3 if gid == session.gid else 0
+        if mode >> shift & 0o3 == 0o3:
+            return ""
+        return f"in the container uid {session.uid} may not bind in {directory}: chown it, or leave out the path"
 
     def session(self) -> Session:
         """The lab's session on the container engine, begun when it is first asked for.

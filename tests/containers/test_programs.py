@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import os
+import re
 import time
 
 import pytest
@@ -134,6 +136,22 @@ def test_its_directory_and_umask_cannot_be_given(here, given):
         here.process(COMMAND, image=IMAGE, **given),
     ):
         pass
+
+
+def test_it_serves_a_path_of_the_labs(here):
+    with here.path() as path, here.process(COMMAND, path, image=IMAGE), here.connect(path) as client:
+        assert client.read_exactly(5) == b"hello"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="as another user it runs as that")
+def test_in_a_directory_where_it_may_not_bind_that_is_told_unless_it_may(here, lab, directory):
+    told = f": in the container uid {lab.uid} may not bind in {directory}: chown it, or leave out the path: "
+    with pytest.raises(UdsError, match=re.escape(told)):
+        here.process(COMMAND, directory / "s", image=IMAGE).__enter__()
+    for change in (lambda: directory.chmod(0o703), lambda: (directory.chmod(0o700), os.chown(directory, lab.uid, 0))):
+        change()
+        with here.process(COMMAND, directory / "s", image=IMAGE), here.connect(directory / "s") as client:
+            assert client.read_exactly(5) == b"hello"
 
 
 def test_as_a_fixture_it_is_no_leak_unless_it_leaves_something(pytester, engine):

@@ -171,7 +171,8 @@ class RunningProcess:
         served = file_of(Address.parse(self.path)) if self.status().serving else None
         code = self._process.end(grace, self._stop_signal)
         for found in self._process.killed:
-            line = f"process {found['pid']} ({shlex.join(found['command'])}), which had to be killed"
+            what = f"process {found['pid']} ({shlex.join(found['command'])}), which had to be killed"
+            line = what + found.get("why", "")
             self.left += [line] if line not in self.left else []  # it is told again when it is stopped again
             self.killed = True
         there = self.status()

@@ -59,7 +59,7 @@ from udslab.spawn import change_environment, reset_signals
 from udslab.support import fcntl
 from udslab.wire import Lines, Message, decode_address, encode_error, line
 
-__all__ = ["children_of", "rehearse", "stat_of", "supervise"]
+__all__ = ["children_of", "is_deaf", "rehearse", "stat_of", "supervise"]
 
 _CHUNK = 1 << 16
 _STOPPING = 1.0
@@ -514,6 +514,18 @@ def _command(pid: int) -> list[str] | None:
 def stat_of(pid: int | str) -> list[bytes]:
     """From its state on, the fields of proc_pid_stat(5): state, parent, …; none if it has gone."""
     return _read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
+
+
+def is_deaf(pid: int, number: int) -> bool:
+    """Whether a process is the first of a pid namespace below ours and leaves a signal at its default, which then does
+    nothing to it, unless it is SIGKILL or SIGSTOP."""
+    try:
+        with open(f"/proc/{pid}/status") as file:
+            status = dict(line.partition(":")[::2] for line in file)
+    except OSError:  # it has gone, or is another machine's
+        return False
+    set_by_itself = int(status["SigCgt"], 16) | int(status["SigIgn"], 16)
+    return status["NSpid"].split()[1:][-1:] == ["1"] and not set_by_itself >> (number - 1) & 1
 
 
 def _read(path: str) -> bytes:

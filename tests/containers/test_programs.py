@@ -98,6 +98,16 @@ def test_one_that_ignores_sigterm_is_killed_and_that_is_told(here):
         assert left.endswith(", which had to be killed")
 
 
+def test_one_that_has_no_handler_for_sigterm_is_told_why_it_had_to_be_killed(here):
+    command = [*COMMAND[:2], SERVER.replace("SIG_IGN", "SIG_DFL"), "{socket}", "stay"]
+    with here.process(command, image=IMAGE) as server:
+        if not os.path.exists(f"/proc/{server.pid}"):
+            pytest.skip("the engine's processes cannot be seen from here")
+        assert server.stop(grace=0.1) == -9
+    (left,) = server.left
+    assert ", which had to be killed: the kernel does not deliver its stop signal to the first process " in left
+
+
 def test_its_end_before_it_serves_is_told_with_its_status_and_last_lines(here):
     command = ["python3", "-c", "print('no config'); raise SystemExit(3)"]
     with (

@@ -219,6 +219,19 @@ def test_a_command_that_is_not_there_is_told_at_once(supervise):
     assert caught.value.filename == "/nowhere/at-all"
 
 
+@pytest.mark.parametrize("how", ["start", "supervise"])
+def test_what_is_not_there_is_told_apart_from_its_directory(kept, directory, how):
+    start = getattr(kept, how)
+    (directory / "script").touch()
+    for command, cwd, told in (
+        (["true"], "/no/such", "/no/such: No such file or directory (ENOENT): the command's directory (cwd=) has to"),
+        (["no-such"], str(directory), "no-such: No such file or directory (ENOENT): is it installed there?"),
+        (["./script"], str(directory), "./script: Permission denied (EACCES): it is not executable: chmod +x"),
+    ):
+        with pytest.raises(UdsError, match="^agent: " + re.escape(told)):
+            start(command, cwd=cwd)
+
+
 def test_the_tree_is_all_that_lives_below(supervise):
     process = supervise("sh", "-c", "sleep 1000 & setsid sleep 1001 & wait")
     wanted = [["sleep", "1000"], ["sleep", "1001"]]

@@ -339,11 +339,13 @@ class _Supervisor:
 
     def _freeze(self, message: Message) -> list[int]:
         self._frozen = True
-        pids = _stop_all()
         deadline = Deadline(_STOPPING)
-        while not all(map(_is_stopped, pids)) and not deadline.passed:
-            time.sleep(0.001)
-        return pids
+        while True:
+            pids = _stop_all()
+            while not all(map(_is_stopped, pids)) and not deadline.passed:
+                time.sleep(0.001)
+            if deadline.passed or set(_below()) <= set(pids):  # who was just forking has done so
+                return pids
 
     def _thaw(self, message: Message) -> list[int]:
         self._frozen = False

@@ -329,6 +329,30 @@ def test_all_is_stopped_when_freeze_is_answered_and_goes_on_after_thaw(driver):
     driver.finish()
 
 
+def test_who_is_just_forking_is_stopped_with_its_children(driver):
+    source = """
+import os, time
+print(1, flush=True)
+while True:
+    for _ in range(4):
+        if os.fork() == 0:
+            time.sleep(0.002)
+            os._exit(0)
+    for _ in range(4):
+        os.wait()
+"""
+    driver.start(*python(source))
+    driver.said(1)
+    for _ in range(200):
+        stopped = driver.ask(op="freeze")
+        living = [one["pid"] for one in driver.ask(op="tree")]
+        assert set(living) <= set(stopped)
+        assert {field(pid, "State") for pid in living} == {"T"}
+        driver.ask(op="thaw")
+    driver.tell(op="kill")
+    driver.finish()
+
+
 def test_one_that_waits_for_its_frozen_children_ends(driver):
     source = """
 import os, signal

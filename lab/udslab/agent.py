@@ -42,7 +42,7 @@ from udslab.recording import Recorder
 from udslab.server import Server, run_until_signal, serve
 from udslab.services import resolve
 from udslab.socktype import SocketType, open_pair
-from udslab.spawn import change_environment, end_with_parent, reset_signals
+from udslab.spawn import change_environment, end_with_parent, enter, not_started, reset_signals
 from udslab.state import status
 from udslab.supervisor import children_of, rehearse, supervise
 from udslab.wire import (
@@ -898,12 +898,13 @@ def _open_record() -> int:
 def _execute(channel: socket.socket, message: Message) -> int:
     command, env, cwd = message["command"], message.get("env"), message.get("cwd")
     if cwd is not None:
-        os.chdir(cwd)
+        enter(cwd)
     reset_signals()  # those that Python ignores, too
+    env = os.environ if env is None else env
     try:
-        os.execvpe(command[0], command, os.environ if env is None else env)  # noqa: S606 - no shell is wanted
+        os.execvpe(command[0], command, env)  # noqa: S606 - no shell is wanted
     except OSError as error:
-        raise failure(Stage.AGENT, error, command[0], "is it installed there?") from error
+        raise not_started(error, command[0], env) from error
 
 
 def _converse(channel: socket.socket, message: Message) -> int:

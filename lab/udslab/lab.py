@@ -27,7 +27,7 @@ from udslab.deadline import now
 from udslab.errors import AddressError, AgentGone, Stage, Unsupported, failure
 from udslab.handlers import Handler
 from udslab.needs import Backend, Need, Options, why_not
-from udslab.ready import LISTENING, Condition, Readiness
+from udslab.ready import LISTENING, Activated, Condition, Readiness
 from udslab.recording import Recorded
 from udslab.scratch import remove_tree, scratch_directory, short_parent
 from udslab.services import Service
@@ -295,32 +295,43 @@ class Lab:
 
         ``image``: it is the command of a container of this image, which sees the path's directory, and that alone, at
         the same place; it runs as this user, or, if that is root, as another one; ``cwd`` and ``umask`` are the
-        image's. ``timeout``: how many seconds it gets to serve. ``env``: what its environment has besides this
-        process's. ``cwd``, ``umask``: this process's, unless given; a relative ``path`` is one in ``cwd``.
+        image's, and not to be given. ``timeout``: how many seconds it gets to serve. ``env``: what its environment has
+        besides this process's. ``cwd``, ``umask``: this process's, unless given; a relative ``path`` is one in ``cwd``.
         ``expect_left``: what it leaves at its end, a socket file or a process that had to be killed, is not noted in
         ``left``.
 
         Raises :class:`~udslab.errors.UdsError` with its exit status and last lines, at once, if it ends before it
-        serves; :class:`~udslab.errors.TimedOut`; :class:`~udslab.errors.NoSuchPath` for a command that is not there.
+        serves; :class:`~udslab.errors.TimedOut`; :class:`~udslab.errors.NoSuchPath` for a command that is not there;
+        :class:`~udslab.errors.ServiceError` for one that cannot be started.
         """
-        from udslab.processes import RunningProcess, words
+        from udslab.processes import RunningProcess, check, words
 
+        if image is not None and (cwd is not None or umask is not None):
+            what = "a container has the directory and umask of its image"
+            raise Unsupported(what, "leave out cwd= and umask=", Stage.ENGINE)
         with ExitStack() as exits:
             if path is None:
                 path = exits.enter_context(
                     self.path(backend=Backend.PROCESS) if image is None else self._path_for_programs()
                 )
-            cwd = _absolute(os.fspath(cwd or ""))
+            cwd = _absolute(os.fspath(cwd or "")) if image is None else ""
             where, given = Address.parse(path), os.fspath(path)
-            path = os.path.join(cwd, os.fsdecode(where.name)) if where.is_pathname else given
+            path = _absolute(os.path.join(cwd, os.fsdecode(where.name))) if where.is_pathname else given
+            # In a directory too deep for sun_path the short one may do, where the whole one does not.
+            line = words(command, given if image is None else path)
+            check(line, env or {})
+            hint = ""
+            if Activated() not in (ready if isinstance(ready, Sequence) else [ready]) and not any(
+                name in text for text in (*line, *(env or {}).values()) for name in (path, given)
+            ):
+                hint = "no word of the command names the path: write {socket} where it belongs"
             if image is not None:
-                line = words(command, path)
                 begin = self._program_starter(image, line, path, env or {})
-                process = RunningProcess(line, path, ready, timeout, stop_signal, begin)
+                hint = hint or self._let_programs_write(os.path.dirname(path))
+                process = RunningProcess(line, path, ready, timeout, stop_signal, begin, hint)
                 exits.callback(self._end, process, expect_left)
                 yield process
                 return
-            line = words(command, given)  # which may be short, for sun_path, where the whole one is not
             zygote = self._have_zygote()
             umask = _umask() if umask is None else umask
 
@@ -329,7 +340,7 @@ class Lab:
                 changes = zygote.changes(whole)  # all of it would be read and written four times on its way
                 return zygote.supervise(line, changes=changes, cwd=cwd, umask=umask, **readiness.options)
 
-            process = RunningProcess(line, path, ready, timeout, stop_signal, start)
+            process = RunningProcess(line, path, ready, timeout, stop_signal, start, hint)
             exits.callback(self._end, process, expect_left)
             yield process
 
@@ -371,6 +382,22 @@ class Lab:
             return session.program(image, line, shared, environment={**env, **readiness.env})
 
         return start
+
+    def _let_programs_write(self, directory: str) -> str:
+        """If that is ours, see to it that containers of programs can bind there; a hint if they cannot."""
+        if os.geteuid() != 0:  # they run as this user
+            return ""
+        session = self.session()
+        if os.path.dirname(directory) == self._scratch:
+            os.chown(directory, session.uid, -1)
+        facts = _facts(directory)
+        if facts is None:
+            return ""  # which the engine tells
+        _, mode, uid, gid = facts
+        shift = 6 if uid == session.uid else 3 if gid == session.gid else 0
+        if mode >> shift & 0o3 == 0o3:
+            return ""
+        return f"in the container uid {session.uid} may not bind in {directory}: chown it, or leave out the path"
 
     def session(self) -> Session:
         """The lab's session on the container engine, begun when it is first asked for.

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Protocol, Union
 
 from udslab.address import Address
-from udslab.errors import AgentGone
+from udslab.errors import AgentGone, ServiceError, UdsError
 from udslab.ready import Condition, Followed, Readiness, file_of
 from udslab.state import State, Status, status
 
-__all__ = ["Command", "RunningProcess", "split_command", "words"]
+__all__ = ["Command", "RunningProcess", "check", "split_command", "words"]
 
 Command = Union[str, Sequence[Union[str, "os.PathLike[str]"]]]
 _GRACE = 5.0
@@ -27,6 +27,23 @@ def split_command(command: Command) -> list[str]:
 def words(command: Command, path: str) -> list[str]:
     """The words of a command, with ``path`` for ``{socket}`` wherever that stands in them."""
     return [word.replace("{socket}", path) for word in split_command(command)]
+
+
+def check(command: Sequence[str], env: Mapping[str, str]) -> None:
+    """Refuse what no program can be started with.
+
+    Raises TypeError, and :class:`~udslab.errors.ServiceError`, with the word or the variable."""
+    if not command or not command[0]:
+        raise ServiceError(f"the command {list(command)} names no program", "its first word is to be one")
+    for word in command:
+        if "\0" in word:
+            raise ServiceError(f"the word {word!r} of the command holds a NUL", "a program's words end there")
+    for name, value in env.items():
+        if not isinstance(name, str) or not isinstance(value, str):
+            raise TypeError(f"the variable {name!r} in env= is {value!r}, and not a text: write str(…)")
+        if not name or "=" in name or "\0" in name + value:
+            hint = "a name is not empty and holds no =, and neither it nor its value holds a NUL"
+            raise ServiceError(f"no environment can hold the variable {name!r} with {value!r}", hint)
 
 
 class Started(Followed, Protocol):
@@ -76,13 +93,16 @@ class RunningProcess:
         timeout: float,
         stop_signal: int,
         start: Callable[[Readiness], Started],
+        hint: str = "",
     ) -> None:
+        """``hint``: what may be why, if it does not serve."""
         self.command = command
         self.path = path
         self._ready = ready if isinstance(ready, Sequence) else (ready,)
         self._timeout = timeout
         self._stop_signal = stop_signal
         self._start = start
+        self._hint = hint
         self._owner = os.getpid()
         self._log = ""
         self.killed = False
@@ -104,8 +124,10 @@ class RunningProcess:
             process = self._start(readiness)
             try:
                 readiness.wait(process, self._timeout)
-            except BaseException:
+            except BaseException as error:
                 process.__exit__()
+                if isinstance(error, UdsError) and self._hint:
+                    error.hint = f"{self._hint}: {error.hint}"
                 raise
             own = file_of(Address.parse(self.path))
         self._process = process
@@ -149,7 +171,8 @@ class RunningProcess:
         served = file_of(Address.parse(self.path)) if self.status().serving else None
         code = self._process.end(grace, self._stop_signal)
         for found in self._process.killed:
-            line = f"process {found['pid']} ({shlex.join(found['command'])}), which had to be killed"
+            what = f"process {found['pid']} ({shlex.join(found['command'])}), which had to be killed"
+            line = what + found.get("why", "")
             self.left += [line] if line not in self.left else []  # it is told again when it is stopped again
             self.killed = True
         there = self.status()

@@ -7,6 +7,7 @@ import errno
 import os
 import select
 import signal
+import stat
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from typing import IO, Protocol
@@ -14,10 +15,19 @@ from typing import IO, Protocol
 from udslab import libc
 from udslab.address import AddressLike
 from udslab.deadline import Deadline
-from udslab.errors import Stage, TimedOut, UdsError
+from udslab.errors import Stage, TimedOut, UdsError, failure
 from udslab.state import Status, status
 
-__all__ = ["Ending", "Process", "change_environment", "end_with_parent", "reset_signals", "wait_until"]
+__all__ = [
+    "Ending",
+    "Process",
+    "change_environment",
+    "end_with_parent",
+    "enter",
+    "not_started",
+    "reset_signals",
+    "wait_until",
+]
 
 _LAST_PAUSE = 0.02
 
@@ -50,6 +60,75 @@ def reset_signals() -> None:
         with contextlib.suppress(OSError):  # those that the C library keeps for itself
             signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
+
+
+def enter(directory: str) -> None:
+    """Go to the directory that a command is to be started in. Raises :class:`~udslab.errors.UdsError`."""
+    try:
+        os.chdir(directory)
+    except OSError as error:
+        hint = f"the command's directory (cwd=) has to be there, and {_user()} to be let in"
+        raise failure(Stage.AGENT, error, directory, hint) from error
+
+
+def not_started(cause: OSError, program: str, env: Mapping[str, str]) -> UdsError:
+    """The error for a program that this user could not start in this directory: with what is so, for the kernel's word
+    for it is the same for a program that is not there and for its interpreter, for one and for a directory before it.
+    """
+    return failure(Stage.AGENT, cause, program, _why_not(cause.errno, program, env.get("PATH", os.defpath)))
+
+
+def _why_not(number: int | None, program: str, path: str) -> str:
+    files = [program] if os.sep in program else [os.path.join(where, program) for where in path.split(os.pathsep)]
+    file = next(filter(os.path.exists, files), None)
+    if file is None:
+        closed = next(filter(None, map(_closed, files)), None) if number == errno.EACCES else None
+        return "is it installed there?" if closed is None else f"{_user()} may not search {closed}, where it may be"
+    mode = os.stat(file).st_mode
+    if stat.S_ISDIR(mode):
+        return "it is a directory"
+    interpreter = _interpreter(file)
+    if number == errno.ENOENT:
+        missing = "what loads it (see: readelf -l)" if interpreter is None else f"its interpreter {interpreter}"
+        return f"it is there, and {missing} is not"
+    if number == errno.ENOEXEC:
+        return "it has no #! line, and is no program of this machine"
+    if number != errno.EACCES:
+        return ""
+    if not mode & 0o111:
+        return "it is not executable: chmod +x"
+    for needed in (file, interpreter):
+        if needed is not None and not os.access(needed, os.X_OK):
+            return f"{_user()} may not execute {'it' if needed is file else f'its interpreter {needed}'}"
+    return "is its file system mounted noexec?"
+
+
+def _closed(file: str) -> str | None:
+    """The first directory on the way to a file that may not be searched."""
+    closed = None
+    above = os.path.dirname(os.path.abspath(file))
+    while not os.access(above, os.X_OK):
+        if os.path.exists(above):
+            closed = above
+        above = os.path.dirname(above)
+    return closed
+
+
+def _interpreter(file: str) -> str | None:
+    """What the first line of a script names."""
+    with contextlib.suppress(OSError), open(file, "rb") as script:
+        words = script.readline(256).split()
+        if words and words[0].startswith(b"#!"):
+            return os.fsdecode(words[0][2:] or b" ".join(words[1:2]))
+    return None
+
+
+def _user() -> str:
+    with contextlib.suppress(ImportError, KeyError):  # not on every platform, nor in every image
+        import pwd
+
+        return f"user {pwd.getpwuid(os.geteuid()).pw_name}"
+    return f"user {os.geteuid()}"
 
 
 class Process:

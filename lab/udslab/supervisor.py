@@ -38,7 +38,6 @@ should be one, too.
 
 from __future__ import annotations
 
-import errno
 import functools
 import os
 import select
@@ -50,16 +49,16 @@ from contextlib import contextmanager, suppress
 
 from udslab import libc
 from udslab.deadline import Deadline, now
-from udslab.errors import Stage, failure
+from udslab.errors import UdsError
 from udslab.limits import become, fill_open_files, limit_open_files
 from udslab.listener import Listener, bind, listen
 from udslab.socketfile import BoundSocket
 from udslab.socktype import SocketType, open_pair
-from udslab.spawn import change_environment, reset_signals
+from udslab.spawn import change_environment, enter, not_started, reset_signals
 from udslab.support import fcntl
-from udslab.wire import Lines, Message, decode_address, encode_error, line
+from udslab.wire import Lines, Message, decode_address, decode_error, encode_error, line
 
-__all__ = ["children_of", "rehearse", "stat_of", "supervise"]
+__all__ = ["children_of", "is_deaf", "rehearse", "stat_of", "supervise"]
 
 _CHUNK = 1 << 16
 _STOPPING = 1.0
@@ -156,12 +155,9 @@ def _start(message: Message, listener: Listener | BoundSocket | None) -> int:
     if message.get("changes"):
         env = {name: value for name, value in {**env, **message["changes"]}.items() if value is not None}
     cwd, user = message.get("cwd"), message.get("user")
-    try:
-        if listener is not None:
-            return _fork(command, {**env, "LISTEN_FDS": "1"}, cwd, user, listener.fileno())
-        return _spawn(command, env, cwd) if user is None else _fork(command, env, cwd, user)
-    except OSError as error:
-        raise failure(Stage.AGENT, error, command[0], "is it installed there?") from error
+    if listener is not None:
+        return _fork(command, {**env, "LISTEN_FDS": "1"}, cwd, user, listener.fileno())
+    return _spawn(command, env, cwd) if user is None else _fork(command, env, cwd, user)
 
 
 @functools.cache
@@ -180,12 +176,16 @@ def _spawn(command: list[str], env: Mapping[str, str], cwd: str | None) -> int:
         change_environment({"PATH": path})  # posix_spawn looks in ours, not in the command's
     try:
         if cwd is not None:
-            os.chdir(cwd)  # posix_spawn starts it in ours
+            enter(cwd)  # posix_spawn starts it in ours
         return os.posix_spawnp(  # several times as fast as fork: no page table is copied
             command[0], command, env, setsid=True, setsigmask=[], setsigdef=_signals()
         )
     except NotImplementedError:  # a Python that was built for an old C library has no setsid there
         return _fork(command, env)
+    except UdsError:
+        raise
+    except OSError as error:
+        raise not_started(error, command[0], env) from error
     finally:
         if path != ours:
             change_environment({"PATH": ours})
@@ -212,13 +212,12 @@ def _fork(
     read, write = os.pipe()
     pid = os.fork()
     if pid == 0:
-        number = errno.EINVAL
         try:
             os.setsid()
             signal.set_wakeup_fd(-1)
             reset_signals()
             if cwd is not None:
-                os.chdir(cwd)
+                enter(cwd)
             if listener is not None:
                 env = {**env, "LISTEN_PID": str(os.getpid())}
                 # The pipe may be there; it must not be where it is written over, and is closed by exec wherever it is.
@@ -226,18 +225,20 @@ def _fork(
                 os.dup2(_above(listener, _LISTEN_FD), _LISTEN_FD)
             if user is not None:
                 become(user["uid"], user["gid"], user["groups"])
-            os.execvpe(command[0], command, env)  # noqa: S606 - no shell is wanted
-        except OSError as error:
-            number = error.errno or number
+            try:
+                os.execvpe(command[0], command, env)  # noqa: S606 - no shell is wanted
+            except OSError as error:
+                raise not_started(error, command[0], env) from error
+        except BaseException as error:  # noqa: BLE001 - it is told to whoever asked
+            os.write(write, line(encode_error(error)))
         finally:
-            os.write(write, b"%d" % number)
             os._exit(1)
     os.close(write)
     with open(read, "rb") as file:
         said = file.read()
-    if said:
+    for message in Lines().feed(said):
         os.waitpid(pid, 0)
-        raise OSError(int(said), os.strerror(int(said)))
+        raise decode_error(message)
     return pid
 
 
@@ -338,11 +339,13 @@ class _Supervisor:
 
     def _freeze(self, message: Message) -> list[int]:
         self._frozen = True
-        pids = _stop_all()
         deadline = Deadline(_STOPPING)
-        while not all(map(_is_stopped, pids)) and not deadline.passed:
-            time.sleep(0.001)
-        return pids
+        while True:
+            pids = _stop_all()
+            while not all(map(_is_stopped, pids)) and not deadline.passed:
+                time.sleep(0.001)
+            if deadline.passed or set(_below()) <= set(pids):  # who was just forking has done so
+                return pids
 
     def _thaw(self, message: Message) -> list[int]:
         self._frozen = False
@@ -514,6 +517,18 @@ def _command(pid: int) -> list[str] | None:
 def stat_of(pid: int | str) -> list[bytes]:
     """From its state on, the fields of proc_pid_stat(5): state, parent, …; none if it has gone."""
     return _read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
+
+
+def is_deaf(pid: int, number: int) -> bool:
+    """Whether a process is the first of a pid namespace below ours and leaves a signal at its default, which then does
+    nothing to it, unless it is SIGKILL or SIGSTOP."""
+    try:
+        with open(f"/proc/{pid}/status") as file:
+            status = dict(line.partition(":")[::2] for line in file)
+    except OSError:  # it has gone, or is another machine's
+        return False
+    set_by_itself = int(status["SigCgt"], 16) | int(status["SigIgn"], 16)
+    return status["NSpid"].split()[1:][-1:] == ["1"] and not set_by_itself >> (number - 1) & 1
 
 
 def _read(path: str) -> bytes:

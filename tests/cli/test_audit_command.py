@@ -148,8 +148,10 @@ def test_a_program_that_its_user_may_not_run_is_skipped_with_why(audit, director
         program.chmod(0o111)
         pytest.skip("needs root, for a server of another user")
     done = audit("--only", "fresh-start", "term-cleanup", command=[str(program), "{socket}"])
+    why = f"user nobody may not search {directory.parent}, where it may be; "
+    why += "it runs as nobody, or as whom user= (--user) names"
     assert {finding["why"] for finding in found(done).values()} == {
-        f"agent: {program}: Permission denied (EACCES): is it installed there?"
+        f"agent: {program}: Permission denied (EACCES): {why}"
     }
     assert done.returncode == 1
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import os
+import re
 import time
 
 import pytest
@@ -96,6 +98,16 @@ def test_one_that_ignores_sigterm_is_killed_and_that_is_told(here):
         assert left.endswith(", which had to be killed")
 
 
+def test_one_that_has_no_handler_for_sigterm_is_told_why_it_had_to_be_killed(here):
+    command = [*COMMAND[:2], SERVER.replace("SIG_IGN", "SIG_DFL"), "{socket}", "stay"]
+    with here.process(command, image=IMAGE) as server:
+        if not os.path.exists(f"/proc/{server.pid}"):
+            pytest.skip("the engine's processes cannot be seen from here")
+        assert server.stop(grace=0.1) == -9
+    (left,) = server.left
+    assert ", which had to be killed: the kernel does not deliver its stop signal to the first process " in left
+
+
 def test_its_end_before_it_serves_is_told_with_its_status_and_last_lines(here):
     command = ["python3", "-c", "print('no config'); raise SystemExit(3)"]
     with (
@@ -125,6 +137,31 @@ def test_a_socket_cannot_be_handed_over(here):
         here.process(COMMAND, image=IMAGE, ready=Activated()),
     ):
         pass
+
+
+@pytest.mark.parametrize("given", [{"cwd": "/tmp"}, {"umask": 0o077}])
+def test_its_directory_and_umask_cannot_be_given(here, given):
+    with (
+        pytest.raises(Unsupported, match=r"has the directory and umask of its image .*: leave out cwd= and umask="),
+        here.process(COMMAND, image=IMAGE, **given),
+    ):
+        pass
+
+
+def test_it_serves_a_path_of_the_labs(here):
+    with here.path() as path, here.process(COMMAND, path, image=IMAGE), here.connect(path) as client:
+        assert client.read_exactly(5) == b"hello"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="as another user it runs as that")
+def test_in_a_directory_where_it_may_not_bind_that_is_told_unless_it_may(here, lab, directory):
+    told = f": in the container uid {lab.uid} may not bind in {directory}: chown it, or leave out the path: "
+    with pytest.raises(UdsError, match=re.escape(told)):
+        here.process(COMMAND, directory / "s", image=IMAGE).__enter__()
+    for change in (lambda: directory.chmod(0o703), lambda: (directory.chmod(0o700), os.chown(directory, lab.uid, 0))):
+        change()
+        with here.process(COMMAND, directory / "s", image=IMAGE), here.connect(directory / "s") as client:
+            assert client.read_exactly(5) == b"hello"
 
 
 def test_as_a_fixture_it_is_no_leak_unless_it_leaves_something(pytester, engine):

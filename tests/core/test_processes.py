@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import select
 import signal
 import sys
@@ -16,7 +17,7 @@ from endings import ended, pidfds
 import udslab
 from udslab import NoSuchPath, TimedOut, UdsError
 from udslab.agent import SPARES
-from udslab.errors import AgentGone
+from udslab.errors import AgentGone, ServiceError
 from udslab.lab import Lab
 from udslab.processes import words
 from udslab.ready import Activated, Check, LogLine
@@ -160,6 +161,24 @@ def test_a_commands_words_have_the_path_for_socket_and_no_shell_reads_them(comma
     assert words(command, "/a b") == split
 
 
+@pytest.mark.parametrize(
+    ("command", "env", "error", "told"),
+    [
+        ([], {}, ServiceError, r"service: the command \[\] names no program"),
+        ("", {}, ServiceError, r"service: the command \[\] names no program"),
+        (["", "{socket}"], {}, ServiceError, r"service: the command \['', .* names no program"),
+        (["true", "a\0b"], {}, ServiceError, r"the word 'a\\x00b' of the command holds a NUL"),
+        (["true"], {"PORT": 1}, TypeError, r"the variable 'PORT' in env= is 1, and not a text"),
+        (["true"], {"PORT": "1\0"}, ServiceError, r"no environment can hold the variable 'PORT' with '1\\x00'"),
+        (["true"], {"A=B": "1"}, ServiceError, r"no environment can hold the variable 'A=B' with '1'"),
+    ],
+)
+def test_a_command_or_an_environment_that_nothing_can_be_started_with_is_refused(lab, command, env, error, told):
+    with pytest.raises(error, match=told) as caught:
+        lab.process(command, env=env).__enter__()
+    assert "\n" not in str(caught.value)
+
+
 # By the agent
 
 
@@ -198,6 +217,19 @@ def test_a_command_that_is_not_there_is_told_at_once(supervise):
     with pytest.raises(NoSuchPath) as caught:
         supervise("/nowhere/at-all")
     assert caught.value.filename == "/nowhere/at-all"
+
+
+@pytest.mark.parametrize("how", ["start", "supervise"])
+def test_what_is_not_there_is_told_apart_from_its_directory(kept, directory, how):
+    start = getattr(kept, how)
+    (directory / "script").touch()
+    for command, cwd, told in (
+        (["true"], "/no/such", "/no/such: No such file or directory (ENOENT): the command's directory (cwd=) has to"),
+        (["no-such"], str(directory), "no-such: No such file or directory (ENOENT): is it installed there?"),
+        (["./script"], str(directory), "./script: Permission denied (EACCES): it is not executable: chmod +x"),
+    ):
+        with pytest.raises(UdsError, match="^agent: " + re.escape(told)):
+            start(command, cwd=cwd)
 
 
 def test_the_tree_is_all_that_lives_below(supervise):
@@ -753,6 +785,38 @@ def test_one_that_ends_before_it_serves_is_told_at_once_with_its_last_lines(lab)
     text = str(caught.value)
     assert "sh has ended with status 3 and the path is absent" in text
     assert text.endswith("its last lines: no configuration")
+
+
+HINT = "no word of the command names the path: write {socket} where it belongs"
+
+
+@pytest.mark.parametrize(("command", "kind"), [(["sleep", "1000"], TimedOut), (["false"], UdsError)])
+def test_one_that_is_not_told_its_path_is_told_so_when_it_does_not_serve(lab, command, kind):
+    with pytest.raises(kind, match=re.escape(f": {HINT}: nothing serves the path: its last lines: ")):
+        lab.process(command, timeout=0.1 if kind is TimedOut else LIMIT).__enter__()
+
+
+@pytest.mark.parametrize(
+    ("command", "given"),
+    [
+        (["false", "{socket}"], {}),
+        (["false", "--at=unix:{socket}"], {}),
+        (["false", "s"], {"path": "s", "cwd": "/"}),
+        (["false"], {"path": "/nowhere/s", "env": {"AT": "/nowhere/s"}}),
+        (["false"], {"ready": [Activated(), LogLine("up")]}),
+    ],
+)
+def test_one_that_gets_its_path_in_any_way_is_not_told_to_be_given_it(lab, command, given):
+    with pytest.raises(UdsError) as caught:
+        lab.process(command, timeout=LIMIT, **given).__enter__()
+    assert HINT not in str(caught.value)
+
+
+def test_one_that_finds_its_path_elsewhere_serves(lab, directory):
+    (directory / "where").write_text(str(directory / "s"))
+    source = SERVER.replace("path, *how = sys.argv[1:]", "path, how = open('where').read(), []")
+    with lab.process([sys.executable, "-c", source], directory / "s", cwd=directory) as process:
+        assert ask(process.path)[0] == process.pid
 
 
 def test_one_that_never_serves_is_timed_out_and_ended(lab, marked, directory):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import pwd
 import select
 import signal
 import socket
@@ -202,29 +203,94 @@ def test_it_holds_no_descriptor_of_the_supervisors(driver):
     assert driver.process.output() == "['0', '1', '2', '3']\n"  # the last is that of the listing
 
 
+HERE = "the command's directory (cwd=) has to be there, and user {user} to be let in"
+
+
 @pytest.mark.parametrize(
-    ("name", "message", "error", "number"),
+    ("name", "cwd", "number", "file", "hint"),
     [
-        ("no-such-command", {}, NoSuchPath, errno.ENOENT),
-        ("/no/such/command", {}, NoSuchPath, errno.ENOENT),
-        ("/dev/null", {}, AccessDenied, errno.EACCES),
-        ("{script}", {}, UdsError, errno.ENOEXEC),
-        ("true", {"cwd": "/no/such/directory"}, NoSuchPath, errno.ENOENT),
+        ("no-such-command", None, errno.ENOENT, "no-such-command", "is it installed there?"),
+        ("/no/such/command", None, errno.ENOENT, "/no/such/command", "is it installed there?"),
+        ("{here}/plain/s", None, errno.ENOTDIR, "{here}/plain/s", "is it installed there?"),
+        ("{here}", None, errno.EACCES, "{here}", "it is a directory"),
+        ("{here}/plain", None, errno.EACCES, "{here}/plain", "it is not executable: chmod +x"),
+        ("./plain", "{here}", errno.EACCES, "./plain", "it is not executable: chmod +x"),
+        ("plain", None, errno.EACCES, "plain", "it is not executable: chmod +x"),
+        ("{here}/bare", None, errno.ENOEXEC, "{here}/bare", "it has no #! line, and is no program of this machine"),
+        ("{here}/lost", None, errno.ENOENT, "{here}/lost", "it is there, and its interpreter /no/such is not"),
+        ("{here}/spaced", None, errno.ENOENT, "{here}/spaced", "it is there, and its interpreter /no/such is not"),
+        (
+            "{here}/barred",
+            None,
+            errno.EACCES,
+            "{here}/barred",
+            "user {user} may not execute its interpreter {here}/plain",
+        ),
+        ("true", "/no/such/directory", errno.ENOENT, "/no/such/directory", HERE),
+        ("true", "{here}/plain", errno.ENOTDIR, "{here}/plain", HERE),
     ],
 )
 @pytest.mark.parametrize("activated", [False, True])
-def test_what_cannot_be_started_is_told(driver, directory, name, message, error, number, activated):
-    script = directory / "script"
-    script.write_text("echo no shebang\n")
-    script.chmod(0o755)
+def test_what_cannot_be_started_is_told_with_what_is_so(
+    driver, directory, scripts, name, cwd, number, file, hint, activated
+):
+    places = {"here": scripts, "user": pwd.getpwuid(os.geteuid()).pw_name}
+    message = {"changes": {"PATH": f"{os.defpath}:{scripts}"}}
+    if cwd is not None:
+        message["cwd"] = cwd.format(**places)
     if activated:
-        message = {**message, "listen": encode_address(directory / "s")}
-    with pytest.raises(error, match=f"agent: .*{errno.errorcode[number]}.*is it installed there") as caught:
-        driver.start(name.format(script=script), **message)
-    assert caught.value.errno == number
+        message["listen"] = encode_address(directory / "s")
+    with pytest.raises(UdsError) as caught:
+        driver.start(name.format(**places), **message)
+    error = caught.value
+    assert (error.errno, error.filename, error.hint) == (number, file.format(**places), hint.format(**places))
+    assert isinstance(error, {errno.EACCES: AccessDenied, errno.ENOEXEC: UdsError}.get(number, NoSuchPath))
     assert driver.hear() is None
     assert driver.process.wait(LIMIT) == 1
     assert_gone(directory / "s")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to start it as another user")
+@pytest.mark.parametrize(
+    ("name", "mode", "hint"),
+    [
+        ("{here}/own", 0o755, "user nobody may not execute it"),
+        ("own", 0o755, "user nobody may not execute it"),
+        ("{here}/own", 0o700, "user nobody may not search {here}, where it may be"),
+        ("own", 0o700, "user nobody may not search {here}, where it may be"),
+        ("{here}/inner/deeper/program", 0o700, "user nobody may not search {here}, where it may be"),
+        ("{here}/inner/deeper/program", 0o755, "user nobody may not search {here}/inner, where it may be"),
+    ],
+)
+def test_what_its_user_may_not_start_is_told_with_that_user(driver, scripts, name, mode, hint):
+    for above in (scripts.parent, scripts.parent.parent):
+        above.chmod(0o711)
+    scripts.chmod(mode)
+    user = pwd.getpwnam("nobody")
+    who = {"uid": user.pw_uid, "gid": user.pw_gid, "groups": []}
+    with pytest.raises(AccessDenied) as caught:
+        driver.start(name.format(here=scripts), changes={"PATH": f"{os.defpath}:{scripts}"}, user=who)
+    assert caught.value.hint == hint.format(here=scripts)
+
+
+@pytest.fixture
+def scripts(directory):
+    """A directory of what cannot be started."""
+    here = directory / "scripts"
+    here.mkdir()
+    for name, text, mode in (
+        ("plain", "#!/bin/sh\n", 0o644),
+        ("bare", "echo no shebang\n", 0o755),
+        ("lost", "#!/no/such -x\n", 0o755),
+        ("spaced", "#! /no/such\n", 0o755),
+        ("barred", f"#!{here}/plain\n", 0o755),
+        ("own", "#!/bin/sh\n", 0o700),
+    ):
+        (here / name).write_text(text)
+        (here / name).chmod(mode)
+    (here / "inner" / "deeper").mkdir(parents=True)
+    (here / "inner").chmod(0o700)
+    return here
 
 
 # Requests
@@ -259,6 +325,30 @@ def test_all_is_stopped_when_freeze_is_answered_and_goes_on_after_thaw(driver):
         assert {field(pid, "State") for pid in pids} == {"T"}
         assert set(driver.ask(op="thaw")) == pids
         assert not {field(pid, "State") for pid in pids} & {"T"}
+    driver.tell(op="kill")
+    driver.finish()
+
+
+def test_who_is_just_forking_is_stopped_with_its_children(driver):
+    source = """
+import os, time
+print(1, flush=True)
+while True:
+    for _ in range(4):
+        if os.fork() == 0:
+            time.sleep(0.002)
+            os._exit(0)
+    for _ in range(4):
+        os.wait()
+"""
+    driver.start(*python(source))
+    driver.said(1)
+    for _ in range(200):
+        stopped = driver.ask(op="freeze")
+        living = [one["pid"] for one in driver.ask(op="tree")]
+        assert set(living) <= set(stopped)
+        assert {field(pid, "State") for pid in living} == {"T"}
+        driver.ask(op="thaw")
     driver.tell(op="kill")
     driver.finish()
 

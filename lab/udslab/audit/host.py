@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from udslab.audit.scene import Server, User
-from udslab.errors import ServiceError
+from udslab.errors import AccessDenied, ServiceError
 from udslab.scratch import remove_tree, scratch_directory, short_parent
 from udslab.zygote import Zygote
 
@@ -116,7 +116,12 @@ class ProcessHost:
         """See :class:`~udslab.audit.scene.Host`."""
         user = None if as_root or self.user is None else self.user
         who = user and {"uid": user.uid, "gid": user.gid, "groups": list(user.groups)}
-        return self._zygote.supervise(command, env=env, cwd=cwd, umask=umask, user=who, at=at)
+        try:
+            return self._zygote.supervise(command, env=env, cwd=cwd, umask=umask, user=who, at=at)
+        except AccessDenied as error:
+            if user is not None:
+                error.hint += f"; it runs as {user.name}, or as whom user= (--user) names"
+            raise
 
     def directory(self) -> Any:
         """See :class:`~udslab.audit.scene.Host`."""

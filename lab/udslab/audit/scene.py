@@ -20,7 +20,7 @@ from udslab.deadline import Deadline, now
 from udslab.errors import AgentGone, TimedOut, UdsError
 from udslab.ready import LISTENING, Condition, Readiness, file_of
 from udslab.state import State, Status, status
-from udslab.supervisor import stat_of
+from udslab.supervisor import is_deaf, stat_of
 from udslab.word import Word
 
 __all__ = ["Claim", "Host", "Instance", "Pinned", "Run", "Scene", "Server", "Skipped", "Start", "User"]
@@ -282,7 +282,7 @@ class Run:
             pids = self.process.signal_left(number)
             self._scene.note(f"{name} to {self.name} (pid {', '.join(map(str, pids))})")
             for pid in pids:
-                if self._scene.host.is_image and _is_deaf(pid, number):
+                if self._scene.host.is_image and is_deaf(pid, number):
                     what = f"pid {pid} is the first process of its container and has no handler for {name}: the kernel"
                     what += " does not deliver it (pid_namespaces(7)); with an init (docker run --init) it would end"
                     self._scene.note(what)
@@ -583,18 +583,6 @@ def _describe(found: Status) -> str:
     if found.info is None:
         return words
     return f"{words}, inode {found.inode}, mode {found.mode:04o}, uid {found.uid}"
-
-
-def _is_deaf(pid: int, number: int) -> bool:
-    """Whether a process is the first of a pid namespace below ours and leaves a signal at its default, which then does
-    nothing to it, unless it is SIGKILL or SIGSTOP."""
-    try:
-        with open(f"/proc/{pid}/status") as file:
-            status = dict(line.partition(":")[::2] for line in file)
-    except OSError:  # it has gone, or is another machine's
-        return False
-    set_by_itself = int(status["SigCgt"], 16) | int(status["SigIgn"], 16)
-    return status["NSpid"].split()[1:][-1:] == ["1"] and not set_by_itself >> (number - 1) & 1
 
 
 def _list(numbers: Sequence[int]) -> str:

@@ -17,11 +17,16 @@ from docker.types import LogConfig, Mount
 from udslab.containers.engine import Engine
 from udslab.deadline import Deadline
 from udslab.errors import Stage, TimedOut
+from udslab.supervisor import is_deaf
 
 __all__ = ["Program"]
 
 _SIGNALLED = 128
 """What the engine adds to the number of the signal that has ended a process."""
+_DEAF = (
+    ": the kernel does not deliver its stop signal to the first process of a container that has no handler for it "
+    "(pid_namespaces(7)); give it one, or start it below an init, such as tini"
+)
 
 
 class Program:
@@ -182,7 +187,8 @@ class Program:
         try:
             return self.wait(grace)
         except TimedOut:
-            self.killed = [{"pid": self.pid, "command": self._command}]
+            why = _DEAF if is_deaf(self.pid, number) else ""
+            self.killed = [{"pid": self.pid, "command": self._command, "why": why}]
             return self.kill()
 
     def kill(self) -> int:

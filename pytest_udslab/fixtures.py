@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_udslab.leaks import LeakCheck, left_behind
+from pytest_udslab.leaks import LeakCheck, late_failures, left_behind
 from pytest_udslab.made import Made, made_for, where_called
 from pytest_udslab.options import Settings, backend_of, check_needs, lacking, service_of
 from udslab.errors import EngineError, UdsError, Unsupported
@@ -40,7 +40,9 @@ def uds(request: pytest.FixtureRequest) -> Iterator[Lab]:
 
     with Lab(request.config.stash[SETTINGS].lab) as lab:
         lab.opening = functools.partial(granted, request.config)
-        request.node.stash[left_behind] = lab.left  # told after the test with which the server ends, whatever its scope
+        # Told after the test with which the server ends, whatever its scope.
+        request.node.stash[left_behind] = lab.left
+        request.node.stash[late_failures] = lab.failures
         yield lab
 
 
@@ -187,7 +189,8 @@ def _servers(test: _Test, fixture: str, backend: str, type: str, distro: str) ->
     with ExitStack() as exits:
 
         def make(service: Any = None, path: AddressLike | None = None, **options: Any) -> RunningServer:
-            options = {"type": type, "backend": wanted, "distro": distro, **options}
+            # What the handler raises is told below, or by the test itself.
+            options = {"type": type, "backend": wanted, "distro": distro, "expect_failures": True, **options}
             __tracebackhide__ = True
             try:
                 with _FailingThere():

@@ -39,10 +39,13 @@ if TYPE_CHECKING:
     from udslab.address import Address
     from udslab.descriptors import OwnSocket, Watch
 
-__all__ = ["LeakCheck", "UdsLeakWarning", "add_options", "header", "left_behind", "mode_of"]
+__all__ = ["LeakCheck", "UdsLeakWarning", "add_options", "header", "late_failures", "left_behind", "mode_of"]
 
 left_behind = pytest.StashKey[list[str]]()
 """In the stash of a fixture's ``request.node``: one line for each thing of the fixture's that was left behind."""
+
+late_failures = pytest.StashKey[list[BaseException]]()
+"""In the stash of the session: what handlers had raised when their servers ended."""
 
 _MODES = {
     "default": "an error, for tests that use a fixture of udslab",
@@ -196,13 +199,21 @@ class LeakCheck:
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, object, object]:
         """Tell what is left when everything has been torn down; behind the teardown's own error, if there is one."""
+        __tracebackhide__ = True
         desktop = _desktop()  # before the test's environment is undone
         try:
             result = yield
+            if failures := item.session.stash.get(late_failures, None):
+                raise failures.pop(0)
         except BaseException as error:
+            failures = item.session.stash.get(late_failures, [])
+            notes = ["".join(traceback.format_exception(type(one), one, one.__traceback__)) for one in failures]
+            failures.clear()
             if text := self._told(item, desktop):
+                notes.append(text)
+            if notes:
                 # As add_note does it, for Python 3.10, too.
-                vars(error).setdefault("__notes__", []).append(text)
+                vars(error).setdefault("__notes__", []).extend(notes)
             raise
         if text := self._told(item, desktop):
             if mode_of(item) != "warn":

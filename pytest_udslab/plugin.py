@@ -99,11 +99,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
-    """What a handler has raised fails the test itself; what it raises later, the teardown."""
+    """What a handler has raised fails the test itself; what it raises later, or a test skips over, the teardown."""
+    skipped = False
     try:
         result = yield
+    except pytest.skip.Exception:
+        skipped = True
+        raise
     finally:
-        for made in made_for(item):
+        for made in made_for(item) if not skipped else ():
             made.told += getattr(made.thing, "failures", ())
     for made in made_for(item):
         for failure in made.told:

@@ -671,6 +671,72 @@ def test_what_a_handler_raises_late_fails_the_teardown(inner):
     assert sum(f"test_x.py:{inner.line('# until')}: AssertionError" in line for line in result.outlines) == 2
 
 
+def test_what_a_handler_raises_is_told_whoever_has_made_its_server(inner):
+    source = """
+        def wrong(connection):
+            connection.recv(1)
+            raise ValueError("not as expected")  # here
+
+        def ask(server):
+            with socket.socket(socket.AF_UNIX) as client:
+                client.connect(server.path)
+                client.sendall(b"x")
+                assert client.recv(1) == b""
+
+        @pytest.fixture(scope="module")
+        def shared(uds):
+            with uds.server(handler=wrong) as server:
+                yield server
+
+        @pytest.fixture
+        def own(uds):
+            with uds.server(handler=wrong) as server:
+                yield server
+
+        @pytest.fixture
+        def expected(uds):
+            with uds.server(handler=wrong, expect_failures=True) as server:
+                yield server
+            assert len(server.failures) == 1
+
+        def test_skips(make_uds_server):
+            ask(make_uds_server(handler=wrong))
+            pytest.skip("no more of it")
+
+        def test_own(own): ask(own)
+
+        def test_expected(expected): ask(expected)
+
+        def test_several_and_a_leak(own, make_uds_path):
+            ask(own)
+            ask(own)
+            with socket.socket(socket.AF_UNIX) as sock:
+                sock.bind(make_uds_path())
+
+        def test_other_error(own, failing): ask(own)
+
+        @pytest.fixture
+        def failing(own):
+            yield
+            raise OSError("mine")
+
+        def test_shared(shared): ask(shared)
+
+        def test_last(shared): pass
+    """
+    result = inner(source)
+    result.assert_outcomes(passed=6, skipped=1, errors=5)
+    names = [line.split()[-2] for line in inner.lines_with("ERROR at teardown of")]
+    assert names == ["test_skips", "test_own", "test_several_and_a_leak", "test_other_error", "test_last"]
+    # Each is shown with its traceback: as the error itself, or beside it.
+    here = f"test_x.py:{inner.line('# here')}: ValueError"
+    assert [line for line in result.outlines if line == here] == [here] * 4
+    assert inner.errors().count("ValueError: not as expected") == 6
+    assert "OSError: mine" in inner.errors()
+    assert "test_x.py::test_several_and_a_leak left behind:" in inner.errors()
+    result.stdout.no_fnmatch_line("*leaks.py*")
+
+
 def test_a_handler_that_does_not_end_is_told_with_its_line(inner):
     source = """
         GO_ON = threading.Event()

@@ -199,7 +199,6 @@ class LeakCheck:
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, object, object]:
         """Tell what is left when everything has been torn down; behind the teardown's own error, if there is one."""
-        __tracebackhide__ = True
         desktop = _desktop()  # before the test's environment is undone
         try:
             result = yield

@@ -15,7 +15,7 @@ import pytest
 
 import udslab
 
-__all__ = ["Made", "encodable", "made_for", "report_sections", "where_called"]
+__all__ = ["Made", "encodable", "made_for", "report_sections", "teardown_sections", "where_called"]
 
 _OURS = tuple(os.path.dirname(os.path.abspath(file)) + os.sep for file in (__file__, udslab.__file__))
 _PLUGGY = os.sep + "pluggy" + os.sep
@@ -37,6 +37,8 @@ class Made:
     """Whether its socket file may stay behind."""
     told: list[BaseException] = field(default_factory=list)
     """What of its handler's exceptions the test's own report tells."""
+    shown: bool = False
+    """Whether a report has its log."""
 
     def has_told(self, failure: BaseException) -> bool:
         """Whether that is one of them."""
@@ -82,12 +84,8 @@ def report_sections(
 ) -> list[tuple[str, str]]:
     """What the report of a failed test says of its things: their logs, and where their files are kept. ``request``: the
     test's. ``shown``: the exception that the report shows, which may be that of a handler."""
-    sections = []
+    sections = _logs(node, shown)
     for made in made_for(node):
-        told = shown is not None and shown in getattr(made.thing, "failures", ())
-        log = _log_of(made.thing) if hasattr(made.thing, "log") and not told else ""
-        if log:
-            sections.append((f"log of {made.thing!r}, {made}", log))
         if made.directory is not None and os.path.isdir(made.directory):
             try:
                 name = re.sub(r"\W+", "_", node.name)[:30]
@@ -97,6 +95,25 @@ def report_sections(
                 kept = [f"its files are not kept: {_said(error)}"]
             if kept:
                 sections.append((f"directory of {made.fixture}", "\n".join(kept)))
+    return sections
+
+
+def teardown_sections(node: pytest.Item) -> list[tuple[str, str]]:
+    """The same where all has been undone: the logs of what has left something, unless they have been told."""
+    return _logs(node, None)
+
+
+def _logs(node: pytest.Item, shown: BaseException | None) -> list[tuple[str, str]]:
+    sections = []
+    for made in made_for(node):
+        told = shown is not None and shown in getattr(made.thing, "failures", ())
+        if made.shown or told or not hasattr(made.thing, "log"):
+            continue
+        log, ended = _log_of(made.thing), getattr(made.thing, "ended", None)
+        if log or ended:
+            made.shown = True
+            how = f", which {ended}" if ended else ""
+            sections.append((f"log of {made.thing!r}{how}, {made}", log or "nothing"))
     return sections
 
 

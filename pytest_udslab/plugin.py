@@ -28,7 +28,7 @@ from pytest_udslab.fixtures import (
     uds_server,
     uds_type,
 )
-from pytest_udslab.made import encodable, made_for, report_sections
+from pytest_udslab.made import encodable, made_for, report_sections, teardown_sections
 
 __all__ = [
     "_uds_auditors",
@@ -119,7 +119,9 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[Any]) -> Generator[None, Any, Any]:
     """The report of a failed test has its servers' logs, and says where its files are kept."""
     report = yield
-    if report.failed and call.when != "teardown" and made_for(item):
+    if report.failed and call.when == "teardown":
+        report.sections += teardown_sections(item)
+    elif report.failed and made_for(item):
         shown = call.excinfo.value if call.excinfo else None
         report.sections += report_sections(item, item.stash[REQUEST], shown)
     return report

@@ -89,6 +89,8 @@ class RunningProcess:
         may be stale."""
         self.left: list[str] = []
         """What it left at its end, in words."""
+        self.ended: str | None = None
+        """How it had ended when it was closed, if it had left something: then its log is kept, too."""
         self._begin()
 
     def _begin(self) -> None:
@@ -181,6 +183,9 @@ class RunningProcess:
             with suppress(AgentGone):  # and all that it had started
                 if self._process.gone() is None:
                     self.stop()
+                if self.left:
+                    self._log += self._process.output()
+                    self.ended = self._process.gone()
             self._process.__exit__()
 
     def __repr__(self) -> str:

@@ -16,7 +16,7 @@ import pytest
 
 from pytest_udslab.leaks import LeakCheck, late_failures, left_behind
 from pytest_udslab.made import Made, made_for, where_called
-from pytest_udslab.options import Settings, backend_of, check_needs, lacking, service_of
+from pytest_udslab.options import Settings, backend_of, check_needs, lacking, service_of, skip
 from udslab.errors import EngineError, UdsError, Unsupported
 from udslab.needs import Backend
 
@@ -304,7 +304,7 @@ def make_uds_obstacle(_uds_test: _Test, uds_backend: str, uds_distro: str) -> Ca
             with _FailingThere():
                 return _uds_test.last.enter_context(placed)
         except Unsupported as error:
-            pytest.skip(str(error))
+            skip(str(error))
 
     return make
 

@@ -92,7 +92,11 @@ def uds_audit(request: pytest.FixtureRequest, _uds_auditors: _Auditors) -> Calla
     unless its verdict fails the test, with the evidence, or skips it.
 
     ``[tool.udslab.audit]`` in pyproject.toml has the outcomes that a project accepts: a probe, and a list of them."""
+    from udslab.audit.verdicts import VERDICTS
+
     probe: str = request.param
+    if probe not in VERDICTS:
+        pytest.fail(f"no probe is called {probe!r}; they are: {', '.join(VERDICTS)}", pytrace=False)
 
     def audit(subject: Subject, user: str | None = None) -> Finding:
         __tracebackhide__ = True

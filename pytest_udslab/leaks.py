@@ -170,6 +170,7 @@ class LeakCheck:
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_fixture_setup(self, fixturedef: pytest.FixtureDef[Any]) -> Generator[None, object, object]:
         """What comes with a fixture of a higher scope belongs to the base line."""
+        __tracebackhide__ = True
         if fixturedef.scope == "function":
             return (yield)
         with self.granted():

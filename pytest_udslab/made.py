@@ -8,17 +8,19 @@ import shutil
 import stat
 import sys
 from dataclasses import dataclass, field
-from types import FrameType
+from traceback import walk_tb
+from types import FrameType, TracebackType
 from typing import Any
 
 import pytest
 
 import udslab
 
-__all__ = ["Made", "encodable", "made_for", "report_sections", "teardown_sections", "where_called"]
+__all__ = ["Made", "encodable", "is_ours_alone", "made_for", "report_sections", "teardown_sections", "where_called"]
 
 _OURS = tuple(os.path.dirname(os.path.abspath(file)) + os.sep for file in (__file__, udslab.__file__))
 _PLUGGY = os.sep + "pluggy" + os.sep
+_STDLIB = os.path.dirname(os.__file__) + os.sep
 _LONGEST = 1 << 20
 """Bytes of a file that are kept of a test that has failed."""
 
@@ -66,6 +68,12 @@ def where_called() -> str:
     if frame is None or _PLUGGY in frame.f_code.co_filename or f"{os.sep}_pytest{os.sep}" in frame.f_code.co_filename:
         return ""
     return f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}"
+
+
+def is_ours_alone(traceback: TracebackType | None) -> bool:
+    """Whether all of it is in the lab and in Python's own library."""
+    files = (frame.f_code.co_filename for frame, _ in walk_tb(traceback))
+    return all(file.startswith((*_OURS, _STDLIB, "<frozen ")) and "site-packages" not in file for file in files)
 
 
 def encodable(text: Any) -> Any:

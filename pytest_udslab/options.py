@@ -9,7 +9,7 @@ import pytest
 
 from udslab.needs import Backend, Need, Options, why_not
 
-__all__ = ["Settings", "add_options", "backend_of", "check_needs", "engines", "lacking", "service_of", "skip"]
+__all__ = ["Settings", "add_options", "backend_of", "check_needs", "engines", "lacking", "service_of", "skip", "word"]
 
 _BACKENDS = [backend.value for backend in Backend]
 _MARKER = """uds(needs={"kill", …}, backend="process", service="echo"): what a test needs of its server's backend \
@@ -77,6 +77,14 @@ def _word(words: Any, word: object, where: str) -> Any:
         return words(word)
     except ValueError:
         raise pytest.UsageError(f"{where} is one of {', '.join(map(str, words))}, not {word!r}") from None
+
+
+def word(words: Any, given: object, where: str) -> Any:
+    """One of ``words``. A wrong one fails the test, with the right ones, and no traceback."""
+    try:
+        return _word(words, given, where)
+    except pytest.UsageError as error:
+        raise pytest.fail.Exception(str(error), pytrace=False) from None
 
 
 def _said(node: pytest.Item, name: str) -> Any:

@@ -544,15 +544,18 @@ class RunningServer:
 
     def kill(self) -> None:
         """SIGKILL: what it had bound is stale. Raises :class:`~udslab.errors.Unsupported` for a thread."""
+        __tracebackhide__ = True
         self._run.kill()
         self.killed = True
 
     def pause(self) -> None:
         """SIGSTOP: it listens, and answers nobody. Raises :class:`~udslab.errors.Unsupported` for a thread."""
+        __tracebackhide__ = True
         self._run.pause()
 
     def resume(self) -> None:
         """SIGCONT."""
+        __tracebackhide__ = True
         self._run.resume()
 
     def restart(self) -> None:

@@ -168,15 +168,6 @@ def test_unknown_words_of_the_marker_are_usage_errors(inner, marker, said):
     assert result.ret != pytest.ExitCode.OK
 
 
-def test_an_unknown_word_of_a_parametrised_backend_is_said(inner):
-    result = inner("@pytest.mark.parametrize('uds_backend', ['tread'])\ndef test_it(uds_server): pass")
-    result.assert_outcomes(errors=1)
-    assert "'tread'" in "".join(inner.errors())
-    assert "'flat'" in "".join(
-        inner("@pytest.mark.parametrize('uds_type', ['flat'])\ndef test_it(uds_server): pass").outlines
-    )
-
-
 # Where there are no containers
 
 BOTH = """

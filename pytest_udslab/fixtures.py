@@ -120,15 +120,20 @@ class _Test:
 
 def granted(config: pytest.Config) -> AbstractContextManager[None]:
     """What the lab opens within the block for the rest of the run is no leak of a test's."""
+    return _leak_check(config).granted()
+
+
+def _leak_check(config: pytest.Config) -> LeakCheck:
     leaks = config.pluginmanager.get_plugin("udslab-leaks")
     assert isinstance(leaks, LeakCheck)
-    return leaks.granted()
+    return leaks
 
 
 @pytest.fixture
 def _uds_test(request: pytest.FixtureRequest, uds: Lab) -> Iterator[_Test]:
     # The only one that takes request, which costs pytest as much as a fixture.
     request.node.stash[REQUEST] = request
+    _leak_check(request.config).begin_late(request.node)
     with ExitStack() as last:
         yield _Test(request.node, uds, last)
 

@@ -161,11 +161,20 @@ class LeakCheck:
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
         """Take the base line."""
-        self._active = _AVAILABLE and _concerns(item)
-        if self._active:
-            self._base = self._watch.look()
-            self._began = now()
-            self._granted.clear()
+        self._active = False
+        if _AVAILABLE and _concerns(item):
+            self._begin()
+
+    def begin_late(self, item: pytest.Item) -> None:
+        """A test has asked for a fixture of udslab while it runs: what it opens from here on is looked at."""
+        if not self._active and _AVAILABLE and mode_of(item) != "off":
+            self._begin()
+
+    def _begin(self) -> None:
+        self._active = True
+        self._base = self._watch.look()
+        self._began = now()
+        self._granted.clear()
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_fixture_setup(self, fixturedef: pytest.FixtureDef[Any]) -> Generator[None, object, object]:

@@ -233,9 +233,9 @@ class LeakCheck:
     def _told(self, item: pytest.Item, desktop: tuple[str, ...]) -> str:
         lines: list[str] = []
         for node in item.listchain():
-            found = node.stash.get(left_behind, [])
-            lines += (line for line in found if not self._is_ignored(line))
-            found.clear()
+            if found := node.stash.get(left_behind, None):
+                lines += (line for line in found if not self._is_ignored(line))
+                found.clear()
         if lines and mode_of(item) == "off":
             return ""
         if self._active:

@@ -12,7 +12,7 @@ import pytest
 
 from pytest_udslab.fixtures import SETTINGS, granted
 from pytest_udslab.made import encodable
-from pytest_udslab.options import lacking
+from pytest_udslab.options import lacking, skip
 from udslab.errors import EngineError, UdsError, Unsupported
 from udslab.needs import Backend
 
@@ -92,24 +92,28 @@ def uds_audit(request: pytest.FixtureRequest, _uds_auditors: _Auditors) -> Calla
     unless its verdict fails the test, with the evidence, or skips it.
 
     ``[tool.udslab.audit]`` in pyproject.toml has the outcomes that a project accepts: a probe, and a list of them."""
+    from udslab.audit.verdicts import VERDICTS
+
     probe: str = request.param
+    if probe not in VERDICTS:
+        pytest.fail(f"no probe is called {probe!r}; they are: {', '.join(VERDICTS)}", pytrace=False)
 
     def audit(subject: Subject, user: str | None = None) -> Finding:
         __tracebackhide__ = True
         missing = subject.missing()
         if missing:
-            pytest.skip(f"{missing} is not installed" + (f": {subject.get}" if subject.get else ""))
+            skip(f"{missing} is not installed" + (f": {subject.get}" if subject.get else ""))
         try:
             with granted(request.config):
                 finding = _uds_auditors.of(subject, user).audit(probe)
         except (EngineError, Unsupported) as error:
             if subject.image:
                 lacking(request.config.stash[SETTINGS], Backend.CONTAINER, str(error))
-            pytest.skip(str(error))
+            skip(str(error))
         except UdsError as error:
             raise error.with_traceback(None) from None
         if finding.verdict == "skip":
-            pytest.skip(finding.why)
+            skip(finding.why)
         if finding.outcome in _uds_auditors.accepted.get(probe, ()):
             return finding
         said = f"{subject.name}: {finding.describe()}"

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_udslab.leaks import LeakCheck, left_behind
-from pytest_udslab.made import Made, made_for, where_called
-from pytest_udslab.options import Settings, backend_of, check_needs, lacking, service_of
+from pytest_udslab.leaks import LeakCheck, late_failures, left_behind
+from pytest_udslab.made import Made, is_ours_alone, made_for, where_called
+from pytest_udslab.options import Settings, backend_of, check_needs, lacking, service_of, skip, word
 from udslab.errors import EngineError, UdsError, Unsupported
 from udslab.needs import Backend
 
@@ -40,19 +42,28 @@ def uds(request: pytest.FixtureRequest) -> Iterator[Lab]:
 
     with Lab(request.config.stash[SETTINGS].lab) as lab:
         lab.opening = functools.partial(granted, request.config)
-        request.node.stash[left_behind] = lab.left  # told after the test with which the server ends, whatever its scope
+        # Told after the test with which the server ends, whatever its scope.
+        request.node.stash[left_behind] = lab.left
+        request.node.stash[late_failures] = lab.failures
         yield lab
 
 
 class _FailingThere:
-    """An error of the lab's is shown where it was asked for something: it says all that there is to be said."""
+    """An error of the lab's is shown where it was asked for something: it says all that there is to be said. So is one
+    for a wrong argument, unless it comes of the user's own code; ``--full-trace`` shows where it was raised."""
+
+    def __init__(self, full_trace: bool) -> None:
+        self._full_trace = full_trace
 
     def __enter__(self) -> None:
         pass
 
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, traceback: TracebackType | None) -> None:
         __tracebackhide__ = True
-        if isinstance(error, UdsError):
+        wrong = (TypeError, ValueError, LookupError, re.error)
+        if isinstance(error, UdsError) or (
+            isinstance(error, wrong) and not self._full_trace and is_ours_alone(traceback)
+        ):
             raise error.with_traceback(None) from None
 
 
@@ -66,10 +77,11 @@ class _Test:
         """What is undone when all servers, processes and clients of the test have ended, in whatever order it names its
         fixtures: the directories of its paths."""
         self.settings = node.config.stash[SETTINGS]
+        self.failing_there = _FailingThere(node.config.option.fulltrace)
 
     def prepare(self, backend: str, distro: str) -> Backend:
         """See to what servers of this backend need; skip the test, or fail it, where that cannot be had."""
-        wanted = Backend(backend)
+        wanted: Backend = word(Backend, backend, f"{self.node.nodeid}: uds_backend")
         check_needs(self.node, wanted, self.settings)
         self.start(wanted, distro)
         return wanted
@@ -92,7 +104,7 @@ class _Test:
     def connect(self, exits: ExitStack, address: AddressLike, **options: Any) -> Connection:
         """A client until ``exits`` ends."""
         __tracebackhide__ = True
-        with _FailingThere():
+        with self.failing_there:
             return exits.enter_context(self.lab.connect(address, **options))
 
     def made(self, fixture: str, thing: Any = None, **facts: Any) -> Made:
@@ -108,15 +120,20 @@ class _Test:
 
 def granted(config: pytest.Config) -> AbstractContextManager[None]:
     """What the lab opens within the block for the rest of the run is no leak of a test's."""
+    return _leak_check(config).granted()
+
+
+def _leak_check(config: pytest.Config) -> LeakCheck:
     leaks = config.pluginmanager.get_plugin("udslab-leaks")
     assert isinstance(leaks, LeakCheck)
-    return leaks.granted()
+    return leaks
 
 
 @pytest.fixture
 def _uds_test(request: pytest.FixtureRequest, uds: Lab) -> Iterator[_Test]:
     # The only one that takes request, which costs pytest as much as a fixture.
     request.node.stash[REQUEST] = request
+    _leak_check(request.config).begin_late(request.node)
     with ExitStack() as last:
         yield _Test(request.node, uds, last)
 
@@ -149,7 +166,7 @@ def make_uds_path(_uds_test: _Test, uds_backend: str, uds_distro: str) -> Callab
     def make(name: str | None = None, *, mode: int = 0o700, group: int | str | None = None) -> str:
         __tracebackhide__ = True
         last = _uds_test.last
-        with _FailingThere():
+        with _uds_test.failing_there:
             path = last.enter_context(
                 _uds_test.lab.path(name, mode=mode, group=group, backend=backend, distro=uds_distro)
             )
@@ -182,15 +199,19 @@ def uds_path(make_uds_path: Callable[..., str]) -> str:
 
 @contextmanager
 def _servers(test: _Test, fixture: str, backend: str, type: str, distro: str) -> Iterator[Callable[..., RunningServer]]:
+    from udslab.socktype import SocketType  # see uds
+
     wanted = test.prepare(backend, distro)
+    word(SocketType, type, f"{test.node.nodeid}: uds_type")
     mine: list[Made] = []
     with ExitStack() as exits:
 
         def make(service: Any = None, path: AddressLike | None = None, **options: Any) -> RunningServer:
-            options = {"type": type, "backend": wanted, "distro": distro, **options}
+            # What the handler raises is told below, or by the test itself.
+            options = {"type": type, "backend": wanted, "distro": distro, "expect_failures": True, **options}
             __tracebackhide__ = True
             try:
-                with _FailingThere():
+                with test.failing_there:
                     server = exits.enter_context(test.lab.server(service, path, **options))
             except Unsupported as error:
                 lacking(test.settings, wanted, str(error))
@@ -267,7 +288,7 @@ def make_uds_process(_uds_test: _Test) -> Iterator[Callable[..., RunningProcess]
                 with _uds_test.lacking(Backend.CONTAINER):
                     lab.session()
             undo = exits.enter_context(ExitStack())
-            with _FailingThere():
+            with _uds_test.failing_there:
                 process = undo.enter_context(lab.process(command, path, expect_left=True, **options))  # told below
             made = _uds_test.made("make_uds_process", process, may_leave=expect_left)
 
@@ -296,12 +317,13 @@ def make_uds_obstacle(_uds_test: _Test, uds_backend: str, uds_distro: str) -> Ca
 
     def make(kind: Obstacle | str, path: AddressLike | None = None) -> PlacedObstacle:
         __tracebackhide__ = True
-        placed = _uds_test.lab.obstacle(kind, path, backend=backend, distro=uds_distro)
         try:
-            with _FailingThere():
-                return _uds_test.last.enter_context(placed)
+            with _uds_test.failing_there:
+                return _uds_test.last.enter_context(
+                    _uds_test.lab.obstacle(kind, path, backend=backend, distro=uds_distro)
+                )
         except Unsupported as error:
-            pytest.skip(str(error))
+            skip(str(error))
 
     return make
 

@@ -39,10 +39,13 @@ if TYPE_CHECKING:
     from udslab.address import Address
     from udslab.descriptors import OwnSocket, Watch
 
-__all__ = ["LeakCheck", "UdsLeakWarning", "add_options", "header", "left_behind", "mode_of"]
+__all__ = ["LeakCheck", "UdsLeakWarning", "add_options", "header", "late_failures", "left_behind", "mode_of"]
 
 left_behind = pytest.StashKey[list[str]]()
 """In the stash of a fixture's ``request.node``: one line for each thing of the fixture's that was left behind."""
+
+late_failures = pytest.StashKey[list[BaseException]]()
+"""In the stash of the session: what handlers had raised when their servers ended."""
 
 _MODES = {
     "default": "an error, for tests that use a fixture of udslab",
@@ -158,15 +161,25 @@ class LeakCheck:
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
         """Take the base line."""
-        self._active = _AVAILABLE and _concerns(item)
-        if self._active:
-            self._base = self._watch.look()
-            self._began = now()
-            self._granted.clear()
+        self._active = False
+        if _AVAILABLE and _concerns(item):
+            self._begin()
+
+    def begin_late(self, item: pytest.Item) -> None:
+        """A test has asked for a fixture of udslab while it runs: what it opens from here on is looked at."""
+        if not self._active and _AVAILABLE and mode_of(item) != "off":
+            self._begin()
+
+    def _begin(self) -> None:
+        self._active = True
+        self._base = self._watch.look()
+        self._began = now()
+        self._granted.clear()
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_fixture_setup(self, fixturedef: pytest.FixtureDef[Any]) -> Generator[None, object, object]:
         """What comes with a fixture of a higher scope belongs to the base line."""
+        __tracebackhide__ = True
         if fixturedef.scope == "function":
             return (yield)
         with self.granted():
@@ -199,10 +212,17 @@ class LeakCheck:
         desktop = _desktop()  # before the test's environment is undone
         try:
             result = yield
+            if failures := item.session.stash.get(late_failures, None):
+                raise failures.pop(0)
         except BaseException as error:
+            failures = item.session.stash.get(late_failures, [])
+            notes = ["".join(traceback.format_exception(type(one), one, one.__traceback__)) for one in failures]
+            failures.clear()
             if text := self._told(item, desktop):
+                notes.append(text)
+            if notes:
                 # As add_note does it, for Python 3.10, too.
-                vars(error).setdefault("__notes__", []).append(text)
+                vars(error).setdefault("__notes__", []).extend(notes)
             raise
         if text := self._told(item, desktop):
             if mode_of(item) != "warn":
@@ -213,9 +233,9 @@ class LeakCheck:
     def _told(self, item: pytest.Item, desktop: tuple[str, ...]) -> str:
         lines: list[str] = []
         for node in item.listchain():
-            found = node.stash.get(left_behind, [])
-            lines += (line for line in found if not self._is_ignored(line))
-            found.clear()
+            if found := node.stash.get(left_behind, None):
+                lines += (line for line in found if not self._is_ignored(line))
+                found.clear()
         if lines and mode_of(item) == "off":
             return ""
         if self._active:

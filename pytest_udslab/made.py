@@ -8,17 +8,19 @@ import shutil
 import stat
 import sys
 from dataclasses import dataclass, field
-from types import FrameType
+from traceback import walk_tb
+from types import FrameType, TracebackType
 from typing import Any
 
 import pytest
 
 import udslab
 
-__all__ = ["Made", "encodable", "made_for", "report_sections", "where_called"]
+__all__ = ["Made", "encodable", "is_ours_alone", "made_for", "report_sections", "teardown_sections", "where_called"]
 
 _OURS = tuple(os.path.dirname(os.path.abspath(file)) + os.sep for file in (__file__, udslab.__file__))
 _PLUGGY = os.sep + "pluggy" + os.sep
+_STDLIB = os.path.dirname(os.__file__) + os.sep
 _LONGEST = 1 << 20
 """Bytes of a file that are kept of a test that has failed."""
 
@@ -37,6 +39,8 @@ class Made:
     """Whether its socket file may stay behind."""
     told: list[BaseException] = field(default_factory=list)
     """What of its handler's exceptions the test's own report tells."""
+    shown: bool = False
+    """Whether a report has its log."""
 
     def has_told(self, failure: BaseException) -> bool:
         """Whether that is one of them."""
@@ -66,6 +70,12 @@ def where_called() -> str:
     return f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}"
 
 
+def is_ours_alone(traceback: TracebackType | None) -> bool:
+    """Whether all of it is in the lab and in Python's own library."""
+    files = (frame.f_code.co_filename for frame, _ in walk_tb(traceback))
+    return all(file.startswith((*_OURS, _STDLIB, "<frozen ")) and "site-packages" not in file for file in files)
+
+
 def encodable(text: Any) -> Any:
     """A text, also within dicts and lists, with a backslash and a number for each byte of a path that is not UTF-8."""
     if isinstance(text, str):
@@ -82,12 +92,8 @@ def report_sections(
 ) -> list[tuple[str, str]]:
     """What the report of a failed test says of its things: their logs, and where their files are kept. ``request``: the
     test's. ``shown``: the exception that the report shows, which may be that of a handler."""
-    sections = []
+    sections = _logs(node, shown)
     for made in made_for(node):
-        told = shown is not None and shown in getattr(made.thing, "failures", ())
-        log = _log_of(made.thing) if hasattr(made.thing, "log") and not told else ""
-        if log:
-            sections.append((f"log of {made.thing!r}, {made}", log))
         if made.directory is not None and os.path.isdir(made.directory):
             try:
                 name = re.sub(r"\W+", "_", node.name)[:30]
@@ -97,6 +103,25 @@ def report_sections(
                 kept = [f"its files are not kept: {_said(error)}"]
             if kept:
                 sections.append((f"directory of {made.fixture}", "\n".join(kept)))
+    return sections
+
+
+def teardown_sections(node: pytest.Item) -> list[tuple[str, str]]:
+    """The same where all has been undone: the logs of what has left something, unless they have been told."""
+    return _logs(node, None)
+
+
+def _logs(node: pytest.Item, shown: BaseException | None) -> list[tuple[str, str]]:
+    sections = []
+    for made in made_for(node):
+        told = shown is not None and shown in getattr(made.thing, "failures", ())
+        if made.shown or told or not hasattr(made.thing, "log"):
+            continue
+        log, ended = _log_of(made.thing), getattr(made.thing, "ended", None)
+        if log or ended:
+            made.shown = True
+            how = f", which {ended}" if ended else ""
+            sections.append((f"log of {made.thing!r}{how}, {made}", log or "nothing"))
     return sections
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from udslab.needs import Backend, Need, Options, why_not
 
-__all__ = ["Settings", "add_options", "backend_of", "check_needs", "engines", "lacking", "service_of"]
+__all__ = ["Settings", "add_options", "backend_of", "check_needs", "engines", "lacking", "service_of", "skip", "word"]
 
 _BACKENDS = [backend.value for backend in Backend]
 _MARKER = """uds(needs={"kill", …}, backend="process", service="echo"): what a test needs of its server's backend \
@@ -79,6 +79,14 @@ def _word(words: Any, word: object, where: str) -> Any:
         raise pytest.UsageError(f"{where} is one of {', '.join(map(str, words))}, not {word!r}") from None
 
 
+def word(words: Any, given: object, where: str) -> Any:
+    """One of ``words``. A wrong one fails the test, with the right ones, and no traceback."""
+    try:
+        return _word(words, given, where)
+    except pytest.UsageError as error:
+        raise pytest.fail.Exception(str(error), pytrace=False) from None
+
+
 def _said(node: pytest.Item, name: str) -> Any:
     """What the nearest marker that says anything about ``name`` says."""
     for marker in node.iter_markers("uds"):
@@ -126,5 +134,10 @@ def check_needs(node: pytest.Item, backend: Backend, settings: Settings) -> None
 def lacking(settings: Settings, backend: Backend, reason: str) -> NoReturn:
     """``backend`` cannot be had, or not what a test needs of it: skip the test, or fail it with ``--uds-require``."""
     if backend in settings.require:
-        pytest.fail(f"--uds-require {backend}: {reason}", pytrace=False)
-    pytest.skip(reason)
+        raise pytest.fail.Exception(f"--uds-require {backend}: {reason}", pytrace=False) from None
+    skip(reason)
+
+
+def skip(reason: str) -> NoReturn:
+    """Skip the test, which is said to be skipped at its own line, not at this one."""
+    raise pytest.skip.Exception(reason, _use_item_location=True) from None

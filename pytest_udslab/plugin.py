@@ -28,7 +28,7 @@ from pytest_udslab.fixtures import (
     uds_server,
     uds_type,
 )
-from pytest_udslab.made import encodable, made_for, report_sections
+from pytest_udslab.made import encodable, made_for, report_sections, teardown_sections
 
 __all__ = [
     "_uds_auditors",
@@ -99,11 +99,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
-    """What a handler has raised fails the test itself; what it raises later, the teardown."""
+    """What a handler has raised fails the test itself; what it raises later, or a test skips over, the teardown."""
+    skipped = False
     try:
         result = yield
+    except pytest.skip.Exception:
+        skipped = True
+        raise
     finally:
-        for made in made_for(item):
+        for made in made_for(item) if not skipped else ():
             made.told += getattr(made.thing, "failures", ())
     for made in made_for(item):
         for failure in made.told:
@@ -115,7 +119,9 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[Any]) -> Generator[None, Any, Any]:
     """The report of a failed test has its servers' logs, and says where its files are kept."""
     report = yield
-    if report.failed and call.when != "teardown" and made_for(item):
+    if report.failed and call.when == "teardown":
+        report.sections += teardown_sections(item)
+    elif report.failed and made_for(item):
         shown = call.excinfo.value if call.excinfo else None
         report.sections += report_sections(item, item.stash[REQUEST], shown)
     return report

@@ -107,14 +107,17 @@ class ThreadRun:
 
     def kill(self) -> None:
         """See :class:`Run`."""
+        __tracebackhide__ = True
         raise refuse(Backend.THREAD, Need.KILL)
 
     def pause(self) -> None:
         """See :class:`Run`."""
+        __tracebackhide__ = True
         raise refuse(Backend.THREAD, Need.PAUSE)
 
     def resume(self) -> None:
         """See :class:`Run`."""
+        __tracebackhide__ = True
         raise refuse(Backend.THREAD, Need.PAUSE)
 
     def close(self) -> None:

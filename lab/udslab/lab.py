@@ -87,6 +87,8 @@ class Lab:
         self._pid = os.getpid()
         self.left: list[str] = []
         """What servers of :meth:`process` have left behind at their end, in words."""
+        self.failures: list[BaseException] = []
+        """What handlers of servers of :meth:`server` had raised at their end."""
         self.opening: Callable[[], AbstractContextManager[None]] = nullcontext
         """Entered while something is opened that stays to the lab's end: by this, who counts sockets knows of it."""
 
@@ -203,15 +205,17 @@ class Lab:
         backend: Backend | str | None = None,
         distro: str | None = None,
         drain: float = 0.0,
+        expect_failures: bool = False,
         **options: Any,
     ) -> Iterator[RunningServer]:
         """A server of ``service`` (its name, ``"module:name"``, or, in a thread, itself) or of ``handler``; it serves
         when this is entered.
 
         ``address``: where, instead of a fresh path, or, if it shall be ``abstract``, a fresh name. ``drain``: how many
-        seconds its clients get at its end. ``options``: those of :func:`udslab.listener.listen`. A handler's exceptions
-        are in ``failures``. Raises as ``listen``; :class:`~udslab.errors.Unsupported` for what the backend cannot do,
-        :class:`~udslab.errors.EngineError` where there is no container.
+        seconds its clients get at its end. ``expect_failures``: what its handler raises, which is in its ``failures``,
+        is not noted in the lab's. ``options``: those of :func:`udslab.listener.listen`. Raises as ``listen``;
+        :class:`~udslab.errors.Unsupported` for what the backend cannot do, :class:`~udslab.errors.EngineError` where
+        there is no container.
         """
         backend = Backend(backend or self.options.backend)
         if handler is not None or (service is not None and not isinstance(service, str)):
@@ -232,6 +236,8 @@ class Lab:
                 raise refuse(backend, Need.ABSTRACT)
             start = self._starter(backend, where, service or "upper", handler, distro, exits)
             server = RunningServer(backend, where, options["type"], lambda: start(options))
+            if not expect_failures:
+                exits.callback(lambda: self.failures.extend(server.failures))
             exits.callback(server._close)
             yield server
 
@@ -580,15 +586,18 @@ class RunningServer:
 
     def kill(self) -> None:
         """SIGKILL: what it had bound is stale. Raises :class:`~udslab.errors.Unsupported` for a thread."""
+        __tracebackhide__ = True
         self._run.kill()
         self.killed = True
 
     def pause(self) -> None:
         """SIGSTOP: it listens, and answers nobody. Raises :class:`~udslab.errors.Unsupported` for a thread."""
+        __tracebackhide__ = True
         self._run.pause()
 
     def resume(self) -> None:
         """SIGCONT."""
+        __tracebackhide__ = True
         self._run.resume()
 
     def restart(self) -> None:

@@ -112,6 +112,8 @@ class RunningProcess:
         """What it left at its end, in words; :meth:`close` takes back what has gone since."""
         self._file: tuple[str, tuple[int, ...] | None] | None = None
         """The line of ``left`` that tells of a socket file, and which one that is."""
+        self.ended: str | None = None
+        """How it had ended when it was closed, if it had left something: then its log is kept, too."""
         self._begin()
 
     def _begin(self) -> None:
@@ -229,6 +231,9 @@ class RunningProcess:
             with suppress(AgentGone):  # and all that it had started
                 if self._process.gone() is None:
                     self.stop()
+                if self.left:
+                    self._log += self._process.output()
+                    self.ended = self._process.gone()
             self._process.__exit__()
         if self._file is not None and _which(self.status()) != self._file[1]:
             self._forget_file()

@@ -14,7 +14,7 @@ import select
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, Protocol, Union
+from typing import Any, Protocol, Union, get_args
 
 from udslab import libc
 from udslab.address import Address, AddressKind, AddressLike
@@ -214,6 +214,9 @@ class Readiness:
         directory: str | None = None,
         others: tuple[int, int] | None = None,
     ) -> None:
+        if not all(isinstance(condition, get_args(Condition)) for condition in conditions):
+            words = ", ".join(f"{kind.__name__}()" for kind in get_args(Condition))
+            raise TypeError(f"ready is one of {words}, of udslab.ready, or a list of them")
         self.address = Address.parse(address)
         self.others = others
         self.conditions = tuple(conditions)

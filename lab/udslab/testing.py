@@ -9,14 +9,15 @@ import datetime
 import hashlib
 import os
 import stat
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 from udslab.address import AddressLike
 from udslab.state import State, Status, status
 
 __all__ = ["assert_gone", "assert_in_use", "assert_serving", "assert_stale", "assert_untouched"]
+
+__tracebackhide__ = True  # pytest shows the test's line, and none of this
 
 
 def assert_serving(address: AddressLike) -> Status:
@@ -39,19 +40,26 @@ def assert_gone(address: AddressLike) -> Status:
     return _check(address, "gone", lambda found: found.state in (State.ABSENT, State.UNREACHABLE))
 
 
-@contextmanager
-def assert_untouched(path: str | bytes | os.PathLike[str]) -> Iterator[None]:
+class assert_untouched:
     """What is at ``path`` is the same file with the same mode, owner and content after the block as before it."""
-    before = _fingerprint(path)
-    yield
-    after = _fingerprint(path)
-    if after != before:
-        changed = ", ".join(
-            f"{key}: {before.get(key)} before, {after.get(key)} after"
-            for key in before.keys() | after.keys()
-            if before.get(key) != after.get(key)
-        )
-        raise AssertionError(f"{_describe(_status_of(path))}; it was touched: {changed}")
+
+    def __init__(self, path: str | bytes | os.PathLike[str]) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        self._before = _fingerprint(self._path)
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if error is not None:
+            return
+        before, after = self._before, _fingerprint(self._path)
+        if after != before:
+            changed = ", ".join(
+                f"{key}: {before.get(key)} before, {after.get(key)} after"
+                for key in before.keys() | after.keys()
+                if before.get(key) != after.get(key)
+            )
+            raise AssertionError(f"{_describe(_status_of(self._path))}; it was touched: {changed}")
 
 
 def _fingerprint(path: str | bytes | os.PathLike[str]) -> dict[str, object]:

@@ -79,9 +79,87 @@ def test_each_error_is_shown_at_the_line_of_the_test_that_asked(inner):
     ]
     for name, kind in (("path", "AddressError"), ("server", "ServiceError"), ("client", "NoSuchPath")):
         result.stdout.fnmatch_lines([f"test_x.py:{inner.line(f'def test_{name}(')}: {kind}"])
-    # Nothing of the lab's own is in the way, but where the call itself is wrong.
-    frames = [line.split(": ") for line in result.outlines if re.fullmatch(r"/\S+\.py:\d+: [A-Z]\w+", line)]
-    assert [kind for _, kind in frames] == ["TypeError", "TypeError"]
+    assert not insides(result)
+
+
+def insides(result):
+    """The lines about places in the lab or in Python's own library."""
+    return [line for line in result.outlines if re.match(r"/\S+\.py:\d+: ", line)]
+
+
+def test_a_wrong_argument_is_shown_at_the_line_of_the_test_alone(inner):
+    source = """
+        from udslab.ready import LogLine
+        from udslab.testing import assert_gone, assert_in_use, assert_serving, assert_stale, assert_untouched
+
+        RUN = [sys.executable, "server.py", "{socket}"]
+
+        def test_type(make_uds_server): make_uds_server(type="flat")
+
+        def test_type_of_a_client(make_uds_client, uds_path): make_uds_client(uds_path, type="flat")
+
+        def test_option(make_uds_server): make_uds_server(colour="red")
+
+        def test_option_of_a_process(make_uds_process): make_uds_process(RUN, colour="red")
+
+        def test_obstacle(make_uds_obstacle): make_uds_obstacle("wall")
+
+        def test_group(make_uds_path): make_uds_path(group="no such group")
+
+        def test_regex(make_uds_process): make_uds_process(RUN, ready=LogLine("("))
+
+        def test_ready(make_uds_process): make_uds_process(RUN, ready="listening")
+
+        def test_kill(uds_server): uds_server.kill()
+
+        def test_pause(uds_server): uds_server.pause()
+
+        def test_serving(uds_path): assert_serving(uds_path)
+
+        def test_in_use(uds_path): assert_in_use(uds_path)
+
+        def test_stale(uds_path): assert_stale(uds_path)
+
+        def test_gone(uds_server): assert_gone(uds_server.path)
+
+        def test_untouched(uds_path):
+            with assert_untouched(uds_path): open(uds_path, "w").close()
+
+        @pytest.mark.parametrize("uds_type", ["flat"])
+        def test_word_of_a_fixture(uds_server): pass
+
+        @pytest.mark.parametrize("uds_backend", ["moon"])
+        def test_backend(make_uds_path): pass
+
+        @pytest.mark.parametrize("uds_audit", ["no-such-probe"], indirect=True)
+        def test_probe(uds_audit): pass
+    """
+    result = inner(source)
+    result.assert_outcomes(failed=15, errors=3)
+    ends = [line for line in result.outlines if re.match(r"test_x\.py:\d+: \w", line)]
+    assert len(ends) == 15
+    assert not insides(result)
+    for said in (
+        "test_x.py::test_word_of_a_fixture[[]flat]: uds_type is one of stream, dgram, seqpacket, not 'flat'",
+        "test_x.py::test_backend[[]moon]: uds_backend is one of thread, process, container, not 'moon'",
+        "no probe is called 'no-such-probe'; they are: fresh-start, *",
+        "E*TypeError: ready is one of Listening(), LogLine(), *, of udslab.ready, or a list of them",
+    ):
+        result.stdout.fnmatch_lines([said])
+
+
+def test_an_error_of_the_users_own_code_is_shown_with_its_way_and_so_is_all_with_full_trace(inner):
+    own = """
+        from udslab.ready import Check
+
+        def test_it(make_uds_process):
+            make_uds_process([sys.executable, "server.py", "{socket}"], ready=Check(lambda path: {}[path]))
+    """
+    assert insides(inner(own))
+    wrong = """
+        def test_it(make_uds_server): make_uds_server(type="flat")
+    """
+    assert any("lab.py" in line for line in insides(inner(wrong, "--full-trace")))
 
 
 # uds
@@ -671,6 +749,72 @@ def test_what_a_handler_raises_late_fails_the_teardown(inner):
     assert sum(f"test_x.py:{inner.line('# until')}: AssertionError" in line for line in result.outlines) == 2
 
 
+def test_what_a_handler_raises_is_told_whoever_has_made_its_server(inner):
+    source = """
+        def wrong(connection):
+            connection.recv(1)
+            raise ValueError("not as expected")  # here
+
+        def ask(server):
+            with socket.socket(socket.AF_UNIX) as client:
+                client.connect(server.path)
+                client.sendall(b"x")
+                assert client.recv(1) == b""
+
+        @pytest.fixture(scope="module")
+        def shared(uds):
+            with uds.server(handler=wrong) as server:
+                yield server
+
+        @pytest.fixture
+        def own(uds):
+            with uds.server(handler=wrong) as server:
+                yield server
+
+        @pytest.fixture
+        def expected(uds):
+            with uds.server(handler=wrong, expect_failures=True) as server:
+                yield server
+            assert len(server.failures) == 1
+
+        def test_skips(make_uds_server):
+            ask(make_uds_server(handler=wrong))
+            pytest.skip("no more of it")
+
+        def test_own(own): ask(own)
+
+        def test_expected(expected): ask(expected)
+
+        def test_several_and_a_leak(own, make_uds_path):
+            ask(own)
+            ask(own)
+            with socket.socket(socket.AF_UNIX) as sock:
+                sock.bind(make_uds_path())
+
+        def test_other_error(own, failing): ask(own)
+
+        @pytest.fixture
+        def failing(own):
+            yield
+            raise OSError("mine")
+
+        def test_shared(shared): ask(shared)
+
+        def test_last(shared): pass
+    """
+    result = inner(source)
+    result.assert_outcomes(passed=6, skipped=1, errors=5)
+    names = [line.split()[-2] for line in inner.lines_with("ERROR at teardown of")]
+    assert names == ["test_skips", "test_own", "test_several_and_a_leak", "test_other_error", "test_last"]
+    # Each is shown with its traceback: as the error itself, or beside it.
+    here = f"test_x.py:{inner.line('# here')}: ValueError"
+    assert [line for line in result.outlines if line == here] == [here] * 4
+    assert inner.errors().count("ValueError: not as expected") == 6
+    assert "OSError: mine" in inner.errors()
+    assert "test_x.py::test_several_and_a_leak left behind:" in inner.errors()
+    result.stdout.no_fnmatch_line("*leaks.py*")
+
+
 def test_a_handler_that_does_not_end_is_told_with_its_line(inner):
     source = """
         GO_ON = threading.Event()
@@ -1014,7 +1158,7 @@ def test_a_processs_end_is_sigterm_then_sigkill_and_what_it_leaves_is_a_leak(inn
     result = inner(source)
     result.assert_outcomes(passed=11, errors=3)
     mine = f"{sys.executable} server.py"
-    assert inner.lines_with(", made by") == [
+    assert [line for line in inner.lines_with(", made by") if "log of <" not in line] == [
         f"  process N ({mine} /UDS/s stubborn), which had to be killed, made by make_uds_process "
         f"at test_x.py:{inner.line('def test_stubborn(')}",
         *(

@@ -175,6 +175,43 @@ def test_a_test_that_fails_is_told_of_what_it_left_and_not_of_its_locals(check):
     assert list(told(result)) == ["test_left"]
 
 
+def test_one_that_asks_for_a_fixture_while_it_runs_is_told_of_what_it_left_from_there_on(pytester, monkeypatch):
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    pytester.makepyfile(
+        test_x=textwrap.dedent(COMMON).partition("@pytest.fixture")[0]
+        + textwrap.dedent(
+            """
+            def test_left(request):
+                keep(unix())
+                path = request.getfixturevalue("uds_path")
+                keep(unix()).connect(keep(bound(path)).getsockname())
+
+            def bound(path):
+                sock = unix()
+                sock.bind("\\0" + path)
+                sock.listen()
+                return sock
+
+            def test_clean(request):
+                request.getfixturevalue("uds_server")
+
+            @pytest.mark.uds_leaks("off")
+            def test_off(request):
+                request.getfixturevalue("uds_path")
+                keep(unix())
+
+            def test_without():
+                keep(unix())
+            """
+        )
+    )
+    result = pytester.runpytest_subprocess("-p", "pytest_udslab.plugin")
+    result.assert_outcomes(passed=4, errors=1)
+    ((name, left),) = told(result).items()
+    assert name == "test_left"
+    assert len(left) == 2
+
+
 def test_the_teardowns_own_error_is_not_lost(check):
     result = check(
         """

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import textwrap
+
 import pytest
 
 GONE = """
@@ -31,7 +34,7 @@ def test_a_log_that_is_not_to_be_had_hides_no_failure(inner):
     result = inner(GONE + source, "--uds-backend=process")
     result.assert_outcomes(failed=1, passed=1)
     assert inner.errors() == ["AssertionError: assert not 'mine'"]
-    result.stdout.fnmatch_lines(["its log is not to be had: agent: the agent of this machine has ended (ESHUTDOWN)"])
+    result.stdout.fnmatch_lines(["its log is not to be had: agent: the agent of this machine has ended*"])
 
 
 @pytest.mark.usefixtures("engine")
@@ -152,3 +155,38 @@ def test_a_path_that_is_not_utf_8_is_told_by_a_worker_with_a_backslash(inner, le
         r"*socket fd * bound to /*/caf\xe9 *",
     ):
         result.stdout.fnmatch_lines([said])
+
+
+def test_where_what_a_process_has_left_is_told_so_is_its_log_and_how_it_has_ended(inner):
+    source = """
+        LISTENS = "import os, signal, socket, sys; s = socket.socket(1); s.bind(sys.argv[1]); s.listen(); "
+        ENDS = "signal.signal(15, lambda *_: sys.exit(print('I give up') or 3)); "
+        WAITS = "print('up', flush=True); signal.pause()"
+
+        @pytest.fixture
+        def server(make_uds_process):
+            return make_uds_process([sys.executable, "-c", LISTENS + ENDS + WAITS, "{socket}"], ready=LogLine("up"))
+
+        def test_passes(server): pass
+
+        def test_fails(server): assert not "mine"
+
+        def test_writes_nothing(make_uds_process):
+            make_uds_process([sys.executable, "-c", LISTENS + "signal.pause()", "{socket}"])
+
+        def test_is_expected(make_uds_process):
+            make_uds_process([sys.executable, "server.py", "{socket}", "leave"], expect_left=True)
+    """
+    result = inner("from udslab.ready import LogLine\n" + textwrap.dedent(source))
+    result.assert_outcomes(passed=3, failed=1, errors=3)
+    ends = [re.sub(r"<.*>", "<>", title) for title in inner.logs()]
+    made = f"made by make_uds_process at test_x.py:{inner.line('return make_uds')}"
+    silent = f"made by make_uds_process at test_x.py:{inner.line('def test_writes_nothing') + 1}"
+    assert ends == [
+        f"log of <>, which has ended with status 3, {made}",
+        f"log of <>, which was ended by SIGTERM, {silent}",
+        f"log of <>, {made}",  # of the failure, and not again of its teardown
+    ]
+    assert result.outlines.count("I give up") == 1
+    assert result.outlines.count("up") == 2
+    assert result.outlines.count("nothing") == 1

@@ -6,7 +6,6 @@ A noun is one instance, ready; ``make_…`` is its factory. What is made is undo
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
@@ -146,27 +145,14 @@ def make_uds_path(_uds_test: _Test, uds_backend: str, uds_distro: str) -> Callab
 
     def make(name: str | None = None, *, mode: int = 0o700, group: int | str | None = None) -> str:
         __tracebackhide__ = True
-        last = _uds_test.last
+        made = _uds_test.made("make_uds_path")
+        options: dict[str, Any] = {"backend": backend, "distro": uds_distro, "whose": str(made)}
         with _FailingThere():
-            path = last.enter_context(
-                _uds_test.lab.path(name, mode=mode, group=group, backend=backend, distro=uds_distro)
-            )
-        directory = os.path.dirname(path)
-        last.callback(_tell_sockets, _uds_test, directory, _uds_test.made("make_uds_path", directory=directory))
+            path = _uds_test.last.enter_context(_uds_test.lab.path(name, mode=mode, group=group, **options))
+        made.directory = os.path.dirname(path)
         return path
 
     return make
-
-
-def _tell_sockets(test: _Test, directory: str, made: Made) -> None:
-    from udslab.state import status
-
-    things = made_for(test.node)
-    expected = {other.thing.path for other in things if other.may_leave or getattr(other.thing, "killed", False)}
-    for entry in os.scandir(directory) if os.path.isdir(directory) else ():
-        if stat.S_ISSOCK(entry.stat(follow_symlinks=False).st_mode) and entry.path not in expected:
-            found = status(entry.path, owners=True)
-            test.tell_left(f"socket file {entry.path} ({found.describe()}), in the directory {made}")
 
 
 @pytest.fixture
@@ -264,7 +250,7 @@ def make_uds_process(_uds_test: _Test) -> Iterator[Callable[..., RunningProcess]
             undo = exits.enter_context(ExitStack())
             with _FailingThere():
                 process = undo.enter_context(lab.process(command, path, expect_left=True, **options))  # told below
-            made = _uds_test.made("make_uds_process", process, may_leave=expect_left)
+            made = _uds_test.made("make_uds_process", process)
 
             @exits.callback
             def end() -> None:

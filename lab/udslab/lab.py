@@ -14,6 +14,7 @@ import os
 import re
 import shutil
 import signal
+import stat
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -28,7 +29,7 @@ from udslab.handlers import Handler
 from udslab.needs import Backend, Need, Options, why_not
 from udslab.ready import LISTENING, Condition, Readiness
 from udslab.recording import Recorded
-from udslab.scratch import remove_tree, scratch_directory, short_parent
+from udslab.scratch import remove_tree, scratch_directory, short_parent, unlocked
 from udslab.services import Service
 from udslab.socktype import SocketType
 from udslab.state import Status, status
@@ -85,7 +86,10 @@ class Lab:
         self._kept: dict[str, _Kept] = {}
         self._pid = os.getpid()
         self.left: list[str] = []
-        """What servers of :meth:`process` have left behind at their end, in words."""
+        """What servers of :meth:`process` have left behind at their end, and what is left in directories of
+        :meth:`path` at theirs, in words."""
+        self._may_stay: set[str] = set()
+        """Socket files that are told of elsewhere, or expected."""
 
     def __enter__(self) -> Lab:
         return self
@@ -124,11 +128,13 @@ class Lab:
         group: int | str | None = None,
         backend: Backend | str | None = None,
         distro: str | None = None,
+        whose: str | None = "made by Lab.path()",
     ) -> Iterator[str]:
         """A path where nothing is and never was, in a private directory with this ``mode`` and ``group``; whatever is
         in that at the end is removed. It fits in ``sun_path`` on every system, and a server in ``backend`` can bind it.
 
-        ``name``: of the file, if that matters; ``mode``, ``group``: of the directory. Raises
+        ``name``: of the file, if that matters; ``mode``, ``group``: of the directory. ``whose``: what ``left`` calls
+        that at the end, if there are socket files in it; None: they are not noted. Raises
         :class:`~udslab.errors.AddressError` if the name is too long for that.
         """
         backend = Backend(backend or self.options.backend)
@@ -156,10 +162,27 @@ class Lab:
             yield path
         finally:
             if os.getpid() == self._pid:
-                if plain and _facts(directory) == made and _emptied(directory):
+                empty = _is_empty(directory)
+                if not empty and whose is not None:
+                    self.left += self._sockets_in(directory, whose)
+                if plain and _facts(directory) == made and (empty or _emptied(directory)):
                     spare.append(directory)
                 else:
                     remove_tree(directory)
+
+    def _sockets_in(self, directory: str, whose: str) -> Iterator[str]:
+        """The socket files in it that nobody has told of, at any depth, a line each."""
+        failed: list[OSError] = []
+        for where, _, names in unlocked(directory, failed.append):
+            for path in (os.path.join(where, name) for name in names):
+                try:
+                    if stat.S_ISSOCK(os.lstat(path).st_mode) and path not in self._may_stay:
+                        yield f"socket file {path} ({status(path, owners=True).describe()}), in the directory {whose}"
+                except OSError as error:
+                    failed.append(error)
+        for why in failed:
+            if not isinstance(why, FileNotFoundError):  # whoever has bound it may be at its end
+                yield f"directory {directory} that cannot be looked at: {why.strerror}, {whose}"
 
     def _make_directory(self, directory: str, mode: int, group: int | str | None, backend: Backend) -> None:
         os.mkdir(directory, 0o700)
@@ -223,14 +246,19 @@ class Lab:
             if address is None and abstract:
                 address = Address.abstract(b"udslab-" + uuid.uuid4().hex.encode())
             elif address is None:
-                address = exits.enter_context(self.path(backend=backend, distro=distro))
+                address = exits.enter_context(self.path(backend=backend, distro=distro, whose=None))
             where = Address.parse(address)
             if not where.is_pathname and why_not(backend, Need.ABSTRACT):
                 raise refuse(backend, Need.ABSTRACT)
             start = self._starter(backend, where, service or "upper", handler, distro, exits)
             server = RunningServer(backend, where, options["type"], lambda: start(options))
-            exits.callback(server._close)
+            exits.callback(self._end_server, server)
             yield server
+
+    def _end_server(self, server: RunningServer) -> None:
+        server._close()
+        if server.killed:
+            self._may_stay.add(server.path)
 
     def _starter(
         self,
@@ -302,7 +330,7 @@ class Lab:
         with ExitStack() as exits:
             if path is None:
                 path = exits.enter_context(
-                    self.path(backend=Backend.PROCESS) if image is None else self._path_for_programs()
+                    self.path(backend=Backend.PROCESS, whose=None) if image is None else self._path_for_programs()
                 )
             path = os.fspath(path)
             line = words(command, path)
@@ -327,6 +355,8 @@ class Lab:
 
     def _end(self, process: RunningProcess, expect_left: bool) -> None:
         process.close()
+        if expect_left or process.killed or process.left:
+            self._may_stay.add(process.path)
         if not expect_left:
             self.left += [f"{what}, left by {process!r}" for what in process.left]
 
@@ -439,7 +469,7 @@ class Lab:
         backend = Backend(backend or self.options.backend)
         with ExitStack() as exits:
             if path is None:
-                path = exits.enter_context(self.path(backend=backend, distro=distro))
+                path = exits.enter_context(self.path(backend=backend, distro=distro, whose=None))
             where = exits.enter_context(obstacle(kind, path, self._owner(backend)))
             yield PlacedObstacle(Obstacle(kind), where)
 
@@ -451,6 +481,13 @@ def _facts(directory: str) -> tuple[int, ...] | None:
     except OSError:
         return None
     return info.st_ino, info.st_mode, info.st_uid, info.st_gid
+
+
+def _is_empty(directory: str) -> bool:
+    try:
+        return not os.listdir(directory)
+    except OSError:
+        return False
 
 
 def _emptied(directory: str) -> bool:

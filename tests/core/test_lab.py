@@ -619,11 +619,41 @@ def test_what_was_locked_by_an_ordinary_user_goes_at_the_end_of_its_path(as_nobo
         "        os.mkdir(two + 'inner')\n"
         "        for path in (one, two + 'inner/file'): open(path, 'w').close()\n"
         "        for path in (one, two + 'inner/file'): os.chmod(os.path.dirname(path), int(sys.argv[2], 8))\n"
-        "    print([os.path.exists(os.path.dirname(path)) for path in (one, two)])\n"
+        "    print([os.path.exists(path) for path in (one, two + 'inner')])\n"
         "print(os.listdir(sys.argv[1]))\n"
     )
     done = as_nobody(source, directory, mode, directory=directory.parent)
     assert (done.stdout, done.stderr) == ("[False, False]\n[]\n", "")
+
+
+def test_socket_files_that_are_left_at_a_path_are_noted(lab):
+    with lab.path() as one, lab.path("two") as two, lab.path(whose=None) as three:
+        inner = os.path.join(os.path.dirname(two), "inner")
+        os.mkdir(inner)
+        for path in (one, os.path.join(inner, "s"), three):
+            with socket.socket(socket.AF_UNIX) as sock:
+                sock.bind(path)
+        os.mkfifo(two)
+    try:
+        assert lab.left == [
+            f"socket file {inner}/s (stale), in the directory made by Lab.path()",
+            f"socket file {one} (stale), in the directory made by Lab.path()",
+        ]
+    finally:
+        lab.left.clear()
+
+
+def test_those_of_servers_that_were_killed_or_may_leave_theirs_are_not(lab):
+    source = "import socket; s = socket.socket(1); s.bind(__import__('sys').argv[1]); s.listen(); s.accept()"
+    leaving = [sys.executable, "-c", source, "{socket}"]
+    with lab.path() as one, lab.server(address=one, backend="process") as server:
+        server.kill()
+    with lab.path() as two, lab.process(leaving, two, expect_left=True):
+        pass
+    with lab.path() as three, lab.process(leaving, three):
+        pass
+    assert [line.partition(",")[0] for line in lab.left] == [f"socket file {three} (stale)"]  # by whom it is left
+    lab.left.clear()
 
 
 def test_a_forked_child_that_leaves_the_labs_block_ends_nothing():

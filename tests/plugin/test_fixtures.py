@@ -326,6 +326,51 @@ def test_a_failed_tests_files_are_kept_and_its_sockets_told(inner):
     }
 
 
+def test_a_socket_file_is_told_of_in_any_directory_of_the_labs(inner):
+    source = """
+        import socket
+
+        def leave(path):
+            with socket.socket(socket.AF_UNIX) as sock:
+                sock.bind(path)
+
+        @pytest.fixture(scope="module")
+        def of_module(uds):
+            with uds.path() as path:
+                yield path
+
+        def test_below(uds_path):
+            os.mkdir(uds_path)
+            leave(uds_path + "/inner")
+
+        def test_killed(uds):
+            with uds.path() as path, uds.server(address=path) as server:
+                server.kill()
+            with uds.path() as path, uds.process([sys.executable, "server.py", path], path) as process:
+                process.kill()
+
+        def test_own(uds):
+            with uds.path() as path:
+                leave(path)
+
+        def test_of_module(of_module):
+            leave(of_module)
+
+        def test_last(): pass
+    """
+    result = inner(source, "--uds-backend=process")
+    result.assert_outcomes(passed=5, errors=3)
+    told = [inner.plain(line) for line in result.outlines if line.startswith(("test_x.py::", "  socket file"))]
+    assert told == [
+        "test_x.py::test_below left behind:",
+        "  socket file /UDS/s/inner (stale), in the directory made by make_uds_path",
+        "test_x.py::test_own left behind:",
+        "  socket file /UDS/s (stale), in the directory made by Lab.path()",
+        "test_x.py::test_last left behind:",
+        "  socket file /UDS/s (stale), in the directory made by Lab.path()",
+    ]
+
+
 # Servers
 
 

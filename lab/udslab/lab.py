@@ -50,6 +50,8 @@ _TIMEOUT = 30.0
 _LONGEST = min(MAX_PATH, 103)
 """The longest path that is given out, in bytes: what fits on macOS, too, so that a test is the same everywhere."""
 
+_NO_PATH = "no path can be made of this name"
+
 
 @dataclass(frozen=True)
 class PlacedObstacle:
@@ -135,7 +137,7 @@ class Lab:
 
         ``name``: of the file, if that matters; ``mode``, ``group``: of the directory. ``whose``: what ``left`` calls
         that at the end, if there are socket files in it; None: they are not noted. Raises
-        :class:`~udslab.errors.AddressError` if the name is too long for that.
+        :class:`~udslab.errors.AddressError` if the name is too long for that, or none.
         """
         backend = Backend(backend or self.options.backend)
         top = self._meeting_place(distro) if backend is Backend.CONTAINER else self._directory()
@@ -150,10 +152,13 @@ class Lab:
                 break
         name = f"s{number}" if name is None else name
         path = os.path.join(directory, name)
-        if len(os.fsencode(path)) > _LONGEST or os.path.basename(name) != name or name in ("", os.curdir, os.pardir):
+        if os.path.basename(name) != name or name in ("", os.curdir, os.pardir) or "\0" in name:
+            hint = "give the name of a file, without a slash or a NUL"
+            raise AddressError(Stage.ADDRESS, errno.EINVAL, repr(name), hint, _NO_PATH)
+        if len(os.fsencode(path)) > _LONGEST:
             room = _LONGEST - len(os.fsencode(directory)) - 1
             hint = f"give a file name of at most {room} bytes"
-            raise AddressError(Stage.ADDRESS, errno.ENAMETOOLONG, path, hint, "no path can be made of this name")
+            raise AddressError(Stage.ADDRESS, errno.ENAMETOOLONG, path, hint, _NO_PATH)
         made = _facts(directory)
         if made is None:
             self._make_directory(directory, mode, group, backend)

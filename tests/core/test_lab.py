@@ -438,13 +438,15 @@ def test_another_user_gets_through_to_a_path_that_is_open_to_others(lab, as_nobo
         assert "PermissionError" in said[closed].stderr
 
 
-@pytest.mark.parametrize("name", ["", "a/b", "/etc/x", ".", "..", "x" * 200])
+@pytest.mark.parametrize("name", ["", "a/b", "/etc/x", ".", "..", "a\0b", "x" * 200])
 def test_what_is_no_name_for_a_file_or_too_long_is_refused_and_leaves_nothing(lab, name):
     with lab.path() as path:
         top = os.path.dirname(os.path.dirname(path))
         before = os.listdir(top)
-        with pytest.raises(AddressError, match="no path can be made of this name"), lab.path(name):
+        with pytest.raises(AddressError, match="no path can be made of this name") as caught, lab.path(name):
             pass
+        assert caught.value.errno_name == ("ENAMETOOLONG" if len(name) == 200 else "EINVAL")
+        assert str(caught.value).isprintable()
         assert os.listdir(top) == before
 
 

@@ -60,7 +60,8 @@ def test_each_error_is_shown_at_the_line_of_the_test_that_asked(inner):
     error = "udslab.errors."
     assert told == [
         f"{error}AddressError: address: /UDS/{'n' * 200}: {found}",
-        f"{error}AddressError: address: /UDS/a/b: {found}",
+        f"{error}AddressError: address: 'a/b': no path can be made of this name (EINVAL): "
+        "give the name of a file, without a slash or a NUL",
         f"{error}ServiceError: service: there is no service 'nothing' (EINVAL): {words}",
         f"{error}ServiceError: service: the service 'missing_module:name' cannot be imported: "
         "No module named 'missing_module' (EINVAL): it is module:name",

@@ -73,10 +73,10 @@ def test_each_error_is_shown_at_the_line_of_the_test_that_asked(inner):
         f"{error}NoSuchPath: connect: /UDS/s: No such file or directory (ENOENT): "
         "no server has bound this path; is it started, and is the path right?",
         f"{error}WrongType: connect: /UDS/s: Protocol wrong type for socket (EPROTOTYPE): "
-        "the socket there is of another type; see which: udslab status PATH",
+        "the socket there is of another type; see which: udslab status /UDS/s",
         f"{error}NoSuchPath: agent: no-such-program: No such file or directory (ENOENT): is it installed there?",
         f"{error}AddressInUse: bind: /UDS/s: Address already in use (EADDRINUSE): "
-        "something is there already; see what: udslab status PATH",
+        "something is there already; see what: udslab status /UDS/s",
     ]
     for name, kind in (("path", "AddressError"), ("server", "ServiceError"), ("client", "NoSuchPath")):
         result.stdout.fnmatch_lines([f"test_x.py:{inner.line(f'def test_{name}(')}: {kind}"])

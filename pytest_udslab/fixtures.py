@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from udslab.obstacles import Obstacle
     from udslab.processes import Command, RunningProcess
 
+    Target = AddressLike | RunningServer | RunningProcess | PlacedObstacle
+
 SETTINGS = pytest.StashKey[Settings]()
 REQUEST = pytest.StashKey[pytest.FixtureRequest]()
 """In the stash of a test: what its fixtures ask for others with."""
@@ -86,7 +88,7 @@ class _Test:
         except (EngineError, Unsupported) as error:
             lacking(self.settings, backend, str(error))
 
-    def connect(self, exits: ExitStack, address: AddressLike, **options: Any) -> Connection:
+    def connect(self, exits: ExitStack, address: Target, **options: Any) -> Connection:
         """A client until ``exits`` ends."""
         __tracebackhide__ = True
         with _FailingThere():
@@ -206,26 +208,23 @@ def uds_server(_uds_test: _Test, uds_backend: str, uds_type: str, uds_distro: st
 
 @pytest.fixture
 def make_uds_client(_uds_test: _Test, uds_type: str) -> Iterator[Callable[..., Connection]]:
-    """``make_uds_client(path, *, type=…, timeout=30.0, bind=None)``: a ``socket.socket`` that is connected to a server
-    of the lab's or to any path, and closed after the test: see :meth:`udslab.lab.Lab.connect`."""
+    """``make_uds_client(path, *, type=…, timeout=30.0, bind=None)``: a ``socket.socket`` that is connected to a server,
+    process or obstacle of the lab's or to any path, and closed after the test: see :meth:`udslab.lab.Lab.connect`."""
     with ExitStack() as exits:
 
-        def make(path: AddressLike | RunningServer, **options: Any) -> Connection:
-            from udslab.lab import RunningServer
-
+        def make(path: Target, **options: Any) -> Connection:
             __tracebackhide__ = True
-            if isinstance(path, RunningServer):
-                return _uds_test.connect(exits, path.address, **{"type": path.type, **options})
-            return _uds_test.connect(exits, path, **{"type": uds_type, **options})
+            return _uds_test.connect(exits, path, **{"type": getattr(path, "type", uds_type), **options})
 
         yield make
 
 
 @pytest.fixture
-def uds_client(_uds_test: _Test, uds_server: RunningServer) -> Iterator[Connection]:
-    """A client that is connected to ``uds_server``."""
+def uds_client(_uds_test: _Test, uds_server: RunningServer | RunningProcess) -> Iterator[Connection]:
+    """A client that is connected to ``uds_server``, which may be overridden by one of ``make_uds_process``."""
+    type = getattr(uds_server, "type", None) or _uds_test.node.stash[REQUEST].getfixturevalue("uds_type")
     with ExitStack() as exits:
-        yield _uds_test.connect(exits, uds_server.address, type=uds_server.type)
+        yield _uds_test.connect(exits, uds_server, type=type)
 
 
 @pytest.fixture

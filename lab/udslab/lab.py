@@ -434,24 +434,28 @@ class Lab:
     @contextmanager
     def connect(
         self,
-        address: AddressLike,
+        address: AddressLike | RunningServer | RunningProcess | PlacedObstacle,
         *,
-        type: SocketType | str = SocketType.STREAM,
+        type: SocketType | str | None = None,
         timeout: float | None = _TIMEOUT,
         bind: AddressLike | None = None,
     ) -> Iterator[Connection]:
-        """A client of this process, connected to ``address``; closed at the end.
+        """A client of this process, connected to ``address``, or to where that is; closed at the end.
 
-        ``timeout``: of the connecting and of each call on it, in seconds; None: for ever. A datagram client binds a
-        file of its own, so that it can be answered. Raises as :func:`udslab.connection.connect`.
+        ``type``: stream, unless it is a server that has another. ``timeout``: of the connecting and of each call on it,
+        in seconds; None: for ever. A datagram client binds a file of its own, so that it can be answered. Raises as
+        :func:`udslab.connection.connect`.
         """
-        type = SocketType(type)
-        own = Address.parse(address)
+        if isinstance(address, RunningServer):
+            type, address = type or address.type, address.address
+        type = SocketType(type or SocketType.STREAM)
+        where: Any = address
+        own = Address.parse(getattr(where, "path", where))
         with ExitStack() as exits:
             if bind is None and type is SocketType.DGRAM:
                 # Beside the server: one in a container sees no other directory of ours.
                 bind = own.name + b".%d" % next(self._numbers) if own.is_pathname else "auto"
-            connection = exits.enter_context(connect(address, type=type, timeout=timeout, bind=bind))
+            connection = exits.enter_context(connect(own, type=type, timeout=timeout, bind=bind))
             if isinstance(bind, bytes):
                 os.chmod(bind, 0o777)  # noqa: S103 - for a server of another user; it is the directory that protects it
             connection.settimeout(timeout)

@@ -496,6 +496,22 @@ def test_a_clients_timeout_is_that_of_each_call(lab):
         assert client.gettimeout() is None
 
 
+@pytest.mark.parametrize("type", TYPES)
+def test_a_client_is_connected_to_a_server_by_the_server(lab, type):
+    with lab.server("echo", type=type) as server, lab.connect(server) as client:
+        client.send(b"x")
+        assert client.recv(10) == b"x"
+
+
+def test_a_client_is_connected_to_a_process_and_to_an_obstacle_by_them(lab):
+    source = "import socket, sys; s = socket.socket(1); s.bind(sys.argv[1]); s.listen(); s.accept()[0].send(b'x')"
+    mine = [sys.executable, "-c", source, "{socket}"]
+    with lab.process(mine, expect_left=True) as process, lab.connect(process) as client:
+        assert client.recv(10) == b"x"
+    with lab.obstacle("stale") as obstacle, pytest.raises(Refused), lab.connect(obstacle):
+        pass
+
+
 def test_connecting_to_a_full_backlog_ends_after_the_timeout(lab, path):
     with (
         udslab.listen(path, backlog=0),

@@ -759,6 +759,32 @@ def test_a_server_and_a_client_take_few_fixtures(inner):
 # Clients
 
 
+def test_a_client_is_connected_to_whatever_the_lab_has_made(inner):
+    source = """
+        from udslab import Refused
+
+        SOURCE = "import socket, sys; s = socket.socket(1, int(sys.argv[2])); s.bind(sys.argv[1]); s.listen(); "
+        MINE = [sys.executable, "-c", SOURCE + "s.accept()[0].send(b'x')", "{socket}"]
+
+        def test_obstacle(make_uds_client, make_uds_obstacle):
+            with pytest.raises(Refused):
+                make_uds_client(make_uds_obstacle("stale"))
+
+        @pytest.mark.parametrize("uds_type", ["stream", "seqpacket"])
+        class TestOwn:
+            @pytest.fixture
+            def uds_server(self, make_uds_process, uds_type):
+                return make_uds_process([*MINE, "1" if uds_type == "stream" else "5"], expect_left=True)
+
+            def test_made(self, uds_server, make_uds_client):
+                assert make_uds_client(uds_server).recv(10) == b"x"
+
+            def test_fixture(self, uds_client):
+                assert uds_client.recv(10) == b"x"
+    """
+    inner(source).assert_outcomes(passed=5)
+
+
 def test_a_client_is_a_socket_that_reads_lines_and_ends_with_the_test(inner):
     inner(
         """

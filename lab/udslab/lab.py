@@ -17,7 +17,7 @@ import signal
 import stat
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -216,7 +216,6 @@ class Lab:
 
     # Servers
 
-    @contextmanager
     def server(
         self,
         service: str | Service | None = None,
@@ -229,7 +228,7 @@ class Lab:
         distro: str | None = None,
         drain: float = 0.0,
         **options: Any,
-    ) -> Iterator[RunningServer]:
+    ) -> AbstractContextManager[RunningServer]:
         """A server of ``service`` (its name, ``"module:name"``, or, in a thread, itself) or of ``handler``; it serves
         when this is entered.
 
@@ -238,6 +237,7 @@ class Lab:
         are in ``failures``. Raises as ``listen``; :class:`~udslab.errors.Unsupported` for what the backend cannot do,
         :class:`~udslab.errors.EngineError` where there is no container.
         """
+        __tracebackhide__ = True  # for pytest: what is refused here is shown where it was asked for
         backend = Backend(backend or self.options.backend)
         if handler is not None or (service is not None and not isinstance(service, str)):
             if handler is not None and service is not None:
@@ -247,14 +247,27 @@ class Lab:
         options |= {"type": SocketType(type), "drain": drain}
         if handler is not None and options["type"] is SocketType.DGRAM:
             raise TypeError("a handler has a connection, and datagrams have none; give a service")
+        if address is None and abstract:
+            address = Address.abstract(b"udslab-" + uuid.uuid4().hex.encode())
+        where = None if address is None else Address.parse(address)
+        if where is not None and not where.is_pathname and why_not(backend, Need.ABSTRACT):
+            raise refuse(backend, Need.ABSTRACT)
+        return self._server(backend, where, service, handler, distro, options)
+
+    @contextmanager
+    def _server(
+        self,
+        backend: Backend,
+        where: Address | None,
+        service: str | Service | None,
+        handler: Handler | None,
+        distro: str | None,
+        options: dict[str, Any],
+    ) -> Iterator[RunningServer]:
         with ExitStack() as exits:
-            if address is None and abstract:
-                address = Address.abstract(b"udslab-" + uuid.uuid4().hex.encode())
-            elif address is None:
-                address = exits.enter_context(self.path(backend=backend, distro=distro, whose=None))
-            where = Address.parse(address)
-            if not where.is_pathname and why_not(backend, Need.ABSTRACT):
-                raise refuse(backend, Need.ABSTRACT)
+            if where is None:
+                path = exits.enter_context(self.path(backend=backend, distro=distro, whose=None))
+                where = Address.parse(path)
             start = self._starter(backend, where, service or "upper", handler, distro, exits)
             server = RunningServer(backend, where, options["type"], lambda: start(options))
             exits.callback(self._end_server, server)

@@ -80,9 +80,33 @@ def test_each_error_is_shown_at_the_line_of_the_test_that_asked(inner):
     ]
     for name, kind in (("path", "AddressError"), ("server", "ServiceError"), ("client", "NoSuchPath")):
         result.stdout.fnmatch_lines([f"test_x.py:{inner.line(f'def test_{name}(')}: {kind}"])
-    # Nothing of the lab's own is in the way, but where the call itself is wrong.
-    frames = [line.split(": ") for line in result.outlines if re.fullmatch(r"/\S+\.py:\d+: [A-Z]\w+", line)]
-    assert [kind for _, kind in frames] == ["TypeError", "TypeError"]
+    # Nothing of the lab's own is in the way.
+    assert [line for line in result.outlines if re.fullmatch(r"/\S+\.py:\d+: [A-Z]\w+", line)] == []
+
+
+def test_what_a_backend_cannot_do_is_shown_in_a_fixture_of_ones_own_where_it_was_asked_for(inner):
+    source = """
+        @pytest.fixture(scope="module")
+        def handling(uds):
+            with uds.server(handler=print) as server:
+                yield server
+
+        @pytest.fixture(scope="module")
+        def abstract(uds):
+            with uds.server(abstract=True) as server:
+                yield server
+
+        def test_handling(handling): pass
+
+        def test_abstract(abstract): pass
+    """
+    result = inner(source, "--uds-backend=container")
+    result.assert_outcomes(errors=2)
+    first, second = inner.errors()
+    assert first.startswith("udslab.errors.Unsupported: service: handler is not to be had in a container")
+    assert second.startswith("udslab.errors.Unsupported: service: abstract is not to be had in a container")
+    frames = [line for line in result.outlines if re.fullmatch(r"/?\S+\.py:\d+: .*", line)]
+    assert frames == [f"test_x.py:{inner.line(f'with uds.server({what}')}: Unsupported" for what in ("h", "a")]
 
 
 # uds

@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 import os
 import re
-import stat
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from types import TracebackType
@@ -28,6 +27,8 @@ if TYPE_CHECKING:
     from udslab.lab import Lab, PlacedObstacle, RunningServer
     from udslab.obstacles import Obstacle
     from udslab.processes import Command, RunningProcess
+
+    Target = AddressLike | RunningServer | RunningProcess | PlacedObstacle
 
 SETTINGS = pytest.StashKey[Settings]()
 REQUEST = pytest.StashKey[pytest.FixtureRequest]()
@@ -101,7 +102,7 @@ class _Test:
         except (EngineError, Unsupported) as error:
             lacking(self.settings, backend, str(error))
 
-    def connect(self, exits: ExitStack, address: AddressLike, **options: Any) -> Connection:
+    def connect(self, exits: ExitStack, address: Target, **options: Any) -> Connection:
         """A client until ``exits`` ends."""
         __tracebackhide__ = True
         with self.failing_there:
@@ -165,30 +166,14 @@ def make_uds_path(_uds_test: _Test, uds_backend: str, uds_distro: str) -> Callab
 
     def make(name: str | None = None, *, mode: int = 0o700, group: int | str | None = None) -> str:
         __tracebackhide__ = True
-        last = _uds_test.last
+        made = _uds_test.made("make_uds_path")
+        options: dict[str, Any] = {"backend": backend, "distro": uds_distro, "whose": str(made)}
         with _uds_test.failing_there:
-            path = last.enter_context(
-                _uds_test.lab.path(name, mode=mode, group=group, backend=backend, distro=uds_distro)
-            )
-        directory = os.path.dirname(path)
-        last.callback(_tell_sockets, _uds_test, directory, _uds_test.made("make_uds_path", directory=directory))
+            path = _uds_test.last.enter_context(_uds_test.lab.path(name, mode=mode, group=group, **options))
+        made.directory = os.path.dirname(path)
         return path
 
     return make
-
-
-def _tell_sockets(test: _Test, directory: str, made: Made) -> None:
-    from udslab.state import status
-
-    things = made_for(test.node)
-    expected = {other.thing.path for other in things if other.may_leave or getattr(other.thing, "killed", False)}
-    try:
-        for entry in os.scandir(directory) if os.path.isdir(directory) else ():
-            if stat.S_ISSOCK(entry.stat(follow_symlinks=False).st_mode) and entry.path not in expected:
-                found = status(entry.path, owners=True)
-                test.tell_left(f"socket file {entry.path} ({found.describe()}), in the directory {made}")
-    except OSError as error:  # it may not be read, or no descriptor is left
-        test.tell_left(f"directory {directory} that cannot be looked at: {error.strerror}, {made}")
 
 
 @pytest.fixture
@@ -246,26 +231,23 @@ def uds_server(_uds_test: _Test, uds_backend: str, uds_type: str, uds_distro: st
 
 @pytest.fixture
 def make_uds_client(_uds_test: _Test, uds_type: str) -> Iterator[Callable[..., Connection]]:
-    """``make_uds_client(path, *, type=…, timeout=30.0, bind=None)``: a ``socket.socket`` that is connected to a server
-    of the lab's or to any path, and closed after the test: see :meth:`udslab.lab.Lab.connect`."""
+    """``make_uds_client(path, *, type=…, timeout=30.0, bind=None)``: a ``socket.socket`` that is connected to a server,
+    process or obstacle of the lab's or to any path, and closed after the test: see :meth:`udslab.lab.Lab.connect`."""
     with ExitStack() as exits:
 
-        def make(path: AddressLike | RunningServer, **options: Any) -> Connection:
-            from udslab.lab import RunningServer
-
+        def make(path: Target, **options: Any) -> Connection:
             __tracebackhide__ = True
-            if isinstance(path, RunningServer):
-                return _uds_test.connect(exits, path.address, **{"type": path.type, **options})
-            return _uds_test.connect(exits, path, **{"type": uds_type, **options})
+            return _uds_test.connect(exits, path, **{"type": getattr(path, "type", uds_type), **options})
 
         yield make
 
 
 @pytest.fixture
-def uds_client(_uds_test: _Test, uds_server: RunningServer) -> Iterator[Connection]:
-    """A client that is connected to ``uds_server``."""
+def uds_client(_uds_test: _Test, uds_server: RunningServer | RunningProcess) -> Iterator[Connection]:
+    """A client that is connected to ``uds_server``, which may be overridden by one of ``make_uds_process``."""
+    type = getattr(uds_server, "type", None) or _uds_test.node.stash[REQUEST].getfixturevalue("uds_type")
     with ExitStack() as exits:
-        yield _uds_test.connect(exits, uds_server.address, type=uds_server.type)
+        yield _uds_test.connect(exits, uds_server, type=type)
 
 
 @pytest.fixture
@@ -290,7 +272,7 @@ def make_uds_process(_uds_test: _Test) -> Iterator[Callable[..., RunningProcess]
             undo = exits.enter_context(ExitStack())
             with _uds_test.failing_there:
                 process = undo.enter_context(lab.process(command, path, expect_left=True, **options))  # told below
-            made = _uds_test.made("make_uds_process", process, may_leave=expect_left)
+            made = _uds_test.made("make_uds_process", process)
 
             @exits.callback
             def end() -> None:

@@ -35,8 +35,6 @@ class Made:
     thing: Any = None
     directory: str | None = None
     """What is kept when the test fails."""
-    may_leave: bool = False
-    """Whether its socket file may stay behind."""
     told: list[BaseException] = field(default_factory=list)
     """What of its handler's exceptions the test's own report tells."""
     shown: bool = False

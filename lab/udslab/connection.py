@@ -9,6 +9,7 @@ import os
 import socket
 import struct
 from collections.abc import Sequence
+from contextlib import suppress
 
 from udslab.address import Address, AddressLike
 from udslab.caller import peer_credentials, peer_pidfd
@@ -17,6 +18,7 @@ from udslab.deadline import Deadline
 from udslab.errors import PeerGone, Stage, TimedOut, UdsError, failure
 from udslab.socketfile import BoundSocket, SocketFile, open_directory, private_name, split
 from udslab.socktype import SocketType, open_as
+from udslab.state import FileKind
 from udslab.support import need_af_unix
 
 __all__ = ["Connection", "connect"]
@@ -151,11 +153,21 @@ def _connect(
     except BaseException as error:
         connection.close()
         if isinstance(error, OSError) and not isinstance(error, UdsError):
-            raise failure(Stage.CONNECT, error, address) from error
+            raise failure(Stage.CONNECT, error, address, _no_socket(error, target)) from error
         if isinstance(error, TimedOut):
             error.filename = str(address)
         raise
     return connection
+
+
+def _no_socket(error: OSError, target: bytes) -> str | None:
+    """The hint where it was refused by what is no socket."""
+    if error.errno == errno.ECONNREFUSED and not target.startswith(b"\0"):
+        with suppress(OSError):  # it has gone meanwhile
+            kind = FileKind.of(os.stat(target).st_mode)
+            if kind is not FileKind.SOCKET:
+                return f"a {kind} is there, and no socket; is the path right?"
+    return None
 
 
 def _finish_connect(connection: Connection, target: bytes, deadline: Deadline) -> None:

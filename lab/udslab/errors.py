@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
@@ -191,7 +192,7 @@ _CLASSES: dict[int, type[UdsError]] = {
 }
 
 _HINTS: dict[tuple[Stage, int], str] = {
-    (Stage.BIND, errno.EADDRINUSE): "something is there already; see what: udslab status PATH",
+    (Stage.BIND, errno.EADDRINUSE): "something is there already; see what: udslab status {path}",
     (Stage.BIND, errno.ENOENT): "the directory is not there; make it first",
     (Stage.BIND, errno.ENOTDIR): "a part of the path before the name is not a directory",
     (Stage.BIND, errno.EACCES): "the directory may not be written or searched by this user",
@@ -200,10 +201,10 @@ _HINTS: dict[tuple[Stage, int], str] = {
     (Stage.BIND, errno.EISDIR): "a directory is there; name a file in it",
     (Stage.CONNECT, errno.ENOENT): "no server has bound this path; is it started, and is the path right?",
     (Stage.CONNECT, errno.ENOTDIR): "a part of the path before the name is not a directory",
-    (Stage.CONNECT, errno.ECONNREFUSED): "nothing listens there; see why: udslab status PATH",
+    (Stage.CONNECT, errno.ECONNREFUSED): "nothing listens there; see why: udslab status {path}",
     (Stage.CONNECT, errno.EACCES): "connecting needs write permission on the socket file and search permission "
     "on every directory before it",
-    (Stage.CONNECT, errno.EPROTOTYPE): "the socket there is of another type; see which: udslab status PATH",
+    (Stage.CONNECT, errno.EPROTOTYPE): "the socket there is of another type; see which: udslab status {path}",
     (Stage.CONNECT, errno.ETIMEDOUT): "the server's backlog is full and it does not accept",
     (Stage.CONNECT, errno.EAGAIN): "the server's backlog is full and it does not accept",
     (Stage.SEND, errno.EPIPE): "the server has closed the connection",
@@ -223,6 +224,6 @@ def failure(stage: Stage, cause: OSError | int, filename: object = None, hint: s
     """
     number = cause if isinstance(cause, int) else cause.errno or errno.EINVAL
     if hint is None:
-        hint = _HINTS.get((stage, number), "")
+        hint = _HINTS.get((stage, number), "").format(path=shlex.quote(str(filename or "PATH")))
     cls = _CLASSES.get(number, UdsError)
     return cls(stage, number, None if filename is None else str(filename), hint)

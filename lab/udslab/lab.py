@@ -14,6 +14,7 @@ import os
 import re
 import shutil
 import signal
+import stat
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
@@ -29,7 +30,7 @@ from udslab.handlers import Handler
 from udslab.needs import Backend, Need, Options, why_not
 from udslab.ready import LISTENING, Activated, Condition, Readiness
 from udslab.recording import Recorded
-from udslab.scratch import remove_tree, scratch_directory, short_parent
+from udslab.scratch import remove_tree, scratch_directory, short_parent, unlocked
 from udslab.services import Service
 from udslab.socktype import SocketType
 from udslab.state import Status, status
@@ -49,6 +50,8 @@ _LEASE = 120.0
 _TIMEOUT = 30.0
 _LONGEST = min(MAX_PATH, 103)
 """The longest path that is given out, in bytes: what fits on macOS, too, so that a test is the same everywhere."""
+
+_NO_PATH = "no path can be made of this name"
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,10 @@ class Lab:
         self._kept: dict[str, _Kept] = {}
         self._pid = os.getpid()
         self.left: list[str] = []
-        """What servers of :meth:`process` have left behind at their end, in words."""
+        """What servers of :meth:`process` have left behind at their end, and what is left in directories of
+        :meth:`path` at theirs, in words."""
+        self._may_stay: set[str] = set()
+        """Socket files that are told of elsewhere, or expected."""
         self.failures: list[BaseException] = []
         """What handlers of servers of :meth:`server` had raised at their end."""
         self.opening: Callable[[], AbstractContextManager[None]] = nullcontext
@@ -129,12 +135,14 @@ class Lab:
         group: int | str | None = None,
         backend: Backend | str | None = None,
         distro: str | None = None,
+        whose: str | None = "made by Lab.path()",
     ) -> Iterator[str]:
         """A path where nothing is and never was, in a private directory with this ``mode`` and ``group``; whatever is
         in that at the end is removed. It fits in ``sun_path`` on every system, and a server in ``backend`` can bind it.
 
-        ``name``: of the file, if that matters; ``mode``, ``group``: of the directory. Raises
-        :class:`~udslab.errors.AddressError` if the name is too long for that.
+        ``name``: of the file, if that matters; ``mode``, ``group``: of the directory. ``whose``: what ``left`` calls
+        that at the end, if there are socket files in it; None: they are not noted. Raises
+        :class:`~udslab.errors.AddressError` if the name is too long for that, or none.
         """
         backend = Backend(backend or self.options.backend)
         top = self._meeting_place(distro) if backend is Backend.CONTAINER else self._directory()
@@ -149,10 +157,13 @@ class Lab:
                 break
         name = f"s{number}" if name is None else name
         path = os.path.join(directory, name)
-        if len(os.fsencode(path)) > _LONGEST or os.path.basename(name) != name or name in ("", os.curdir, os.pardir):
+        if os.path.basename(name) != name or name in ("", os.curdir, os.pardir) or "\0" in name:
+            hint = "give the name of a file, without a slash or a NUL"
+            raise AddressError(Stage.ADDRESS, errno.EINVAL, repr(name), hint, _NO_PATH)
+        if len(os.fsencode(path)) > _LONGEST:
             room = _LONGEST - len(os.fsencode(directory)) - 1
             hint = f"give a file name of at most {room} bytes"
-            raise AddressError(Stage.ADDRESS, errno.ENAMETOOLONG, path, hint, "no path can be made of this name")
+            raise AddressError(Stage.ADDRESS, errno.ENAMETOOLONG, path, hint, _NO_PATH)
         made = _facts(directory)
         if made is None:
             self._make_directory(directory, mode, group, backend)
@@ -161,10 +172,27 @@ class Lab:
             yield path
         finally:
             if os.getpid() == self._pid:
-                if plain and _facts(directory) == made and _emptied(directory):
+                empty = _is_empty(directory)
+                if not empty and whose is not None:
+                    self.left += self._sockets_in(directory, whose)
+                if plain and _facts(directory) == made and (empty or _emptied(directory)):
                     spare.append(directory)
                 else:
                     remove_tree(directory)
+
+    def _sockets_in(self, directory: str, whose: str) -> Iterator[str]:
+        """The socket files in it that nobody has told of, at any depth, a line each."""
+        failed: list[OSError] = []
+        for where, _, names in unlocked(directory, failed.append):
+            for path in (os.path.join(where, name) for name in names):
+                try:
+                    if stat.S_ISSOCK(os.lstat(path).st_mode) and path not in self._may_stay:
+                        yield f"socket file {path} ({status(path, owners=True).describe()}), in the directory {whose}"
+                except OSError as error:
+                    failed.append(error)
+        for why in failed:
+            if not isinstance(why, FileNotFoundError):  # whoever has bound it may be at its end
+                yield f"directory {directory} that cannot be looked at: {why.strerror}, {whose}"
 
     def _make_directory(self, directory: str, mode: int, group: int | str | None, backend: Backend) -> None:
         os.mkdir(directory, 0o700)
@@ -193,7 +221,6 @@ class Lab:
 
     # Servers
 
-    @contextmanager
     def server(
         self,
         service: str | Service | None = None,
@@ -207,7 +234,7 @@ class Lab:
         drain: float = 0.0,
         expect_failures: bool = False,
         **options: Any,
-    ) -> Iterator[RunningServer]:
+    ) -> AbstractContextManager[RunningServer]:
         """A server of ``service`` (its name, ``"module:name"``, or, in a thread, itself) or of ``handler``; it serves
         when this is entered.
 
@@ -217,6 +244,7 @@ class Lab:
         :class:`~udslab.errors.Unsupported` for what the backend cannot do, :class:`~udslab.errors.EngineError` where
         there is no container.
         """
+        __tracebackhide__ = True  # for pytest: what is refused here is shown where it was asked for
         backend = Backend(backend or self.options.backend)
         if handler is not None or (service is not None and not isinstance(service, str)):
             if handler is not None and service is not None:
@@ -226,20 +254,39 @@ class Lab:
         options |= {"type": SocketType(type), "drain": drain}
         if handler is not None and options["type"] is SocketType.DGRAM:
             raise TypeError("a handler has a connection, and datagrams have none; give a service")
+        if address is None and abstract:
+            address = Address.abstract(b"udslab-" + uuid.uuid4().hex.encode())
+        where = None if address is None else Address.parse(address)
+        if where is not None and not where.is_pathname and why_not(backend, Need.ABSTRACT):
+            raise refuse(backend, Need.ABSTRACT)
+        return self._server(backend, where, service, handler, distro, expect_failures, options)
+
+    @contextmanager
+    def _server(
+        self,
+        backend: Backend,
+        where: Address | None,
+        service: str | Service | None,
+        handler: Handler | None,
+        distro: str | None,
+        expect_failures: bool,
+        options: dict[str, Any],
+    ) -> Iterator[RunningServer]:
         with ExitStack() as exits:
-            if address is None and abstract:
-                address = Address.abstract(b"udslab-" + uuid.uuid4().hex.encode())
-            elif address is None:
-                address = exits.enter_context(self.path(backend=backend, distro=distro))
-            where = Address.parse(address)
-            if not where.is_pathname and why_not(backend, Need.ABSTRACT):
-                raise refuse(backend, Need.ABSTRACT)
+            if where is None:
+                path = exits.enter_context(self.path(backend=backend, distro=distro, whose=None))
+                where = Address.parse(path)
             start = self._starter(backend, where, service or "upper", handler, distro, exits)
             server = RunningServer(backend, where, options["type"], lambda: start(options))
             if not expect_failures:
                 exits.callback(lambda: self.failures.extend(server.failures))
-            exits.callback(server._close)
+            exits.callback(self._end_server, server)
             yield server
+
+    def _end_server(self, server: RunningServer) -> None:
+        server._close()
+        if server.killed:
+            self._may_stay.add(server.path)
 
     def _starter(
         self,
@@ -318,7 +365,7 @@ class Lab:
         with ExitStack() as exits:
             if path is None:
                 path = exits.enter_context(
-                    self.path(backend=Backend.PROCESS) if image is None else self._path_for_programs()
+                    self.path(backend=Backend.PROCESS, whose=None) if image is None else self._path_for_programs()
                 )
             cwd = _absolute(os.fspath(cwd or "")) if image is None else ""
             where, given = Address.parse(path), os.fspath(path)
@@ -327,7 +374,7 @@ class Lab:
             line = words(command, given if image is None else path)
             check(line, env or {})
             hint = ""
-            if Activated() not in (ready if isinstance(ready, Sequence) else [ready]) and not any(
+            if Activated() not in (list(ready) if isinstance(ready, Sequence) else [ready]) and not any(
                 name in text for text in (*line, *(env or {}).values()) for name in (path, given)
             ):
                 hint = "no word of the command names the path: write {socket} where it belongs"
@@ -352,6 +399,8 @@ class Lab:
 
     def _end(self, process: RunningProcess, expect_left: bool) -> None:
         process.close()
+        if expect_left or process.killed or process.left:
+            self._may_stay.add(process.path)
         if not expect_left:
             self.left += [f"{what}, left by {process!r}" for what in process.left]
 
@@ -442,24 +491,28 @@ class Lab:
     @contextmanager
     def connect(
         self,
-        address: AddressLike,
+        address: AddressLike | RunningServer | RunningProcess | PlacedObstacle,
         *,
-        type: SocketType | str = SocketType.STREAM,
+        type: SocketType | str | None = None,
         timeout: float | None = _TIMEOUT,
         bind: AddressLike | None = None,
     ) -> Iterator[Connection]:
-        """A client of this process, connected to ``address``; closed at the end.
+        """A client of this process, connected to ``address``, or to where that is; closed at the end.
 
-        ``timeout``: of the connecting and of each call on it, in seconds; None: for ever. A datagram client binds a
-        file of its own, so that it can be answered. Raises as :func:`udslab.connection.connect`.
+        ``type``: stream, unless it is a server that has another. ``timeout``: of the connecting and of each call on it,
+        in seconds; None: for ever. A datagram client binds a file of its own, so that it can be answered. Raises as
+        :func:`udslab.connection.connect`.
         """
-        type = SocketType(type)
-        own = Address.parse(address)
+        if isinstance(address, RunningServer):
+            type, address = type or address.type, address.address
+        type = SocketType(type or SocketType.STREAM)
+        where: Any = address
+        own = Address.parse(getattr(where, "path", where))
         with ExitStack() as exits:
             if bind is None and type is SocketType.DGRAM:
                 # Beside the server: one in a container sees no other directory of ours.
                 bind = own.name + b".%d" % next(self._numbers) if own.is_pathname else "auto"
-            connection = exits.enter_context(connect(address, type=type, timeout=timeout, bind=bind))
+            connection = exits.enter_context(connect(own, type=type, timeout=timeout, bind=bind))
             if isinstance(bind, bytes):
                 os.chmod(bind, 0o777)  # noqa: S103 - for a server of another user; it is the directory that protects it
             connection.settimeout(timeout)
@@ -482,7 +535,7 @@ class Lab:
         backend = Backend(backend or self.options.backend)
         with ExitStack() as exits:
             if path is None:
-                path = exits.enter_context(self.path(backend=backend, distro=distro))
+                path = exits.enter_context(self.path(backend=backend, distro=distro, whose=None))
             where = exits.enter_context(obstacle(kind, path, self._owner(backend)))
             yield PlacedObstacle(Obstacle(kind), where)
 
@@ -494,6 +547,13 @@ def _facts(directory: str) -> tuple[int, ...] | None:
     except OSError:
         return None
     return info.st_ino, info.st_mode, info.st_uid, info.st_gid
+
+
+def _is_empty(directory: str) -> bool:
+    try:
+        return not os.listdir(directory)
+    except OSError:
+        return False
 
 
 def _emptied(directory: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import socket
 import stat
 from collections.abc import Callable
@@ -357,14 +358,14 @@ _IN_USE = {
     State.LISTENING: "a {type} server listens there; stop it first, or choose another path",
     State.BOUND: "a {type} socket is bound there; stop its process first, or choose another path",
     State.STALE: "it seems to be stale, which is not certain here; remove it by hand if you know better",
-    State.UNKNOWN: "the socket there may not be asked whether it lives; look as its owner: udslab status PATH",
+    State.UNKNOWN: "the socket there may not be asked whether it lives; look as its owner: udslab status {path}",
     State.NOT_A_SOCKET: "a {kind} is there, which is not the lab's to remove",
 }
 
 
 def _in_use(found: Status, hint: str | None = None) -> AddressInUse:
     if hint is None:
-        hint = _IN_USE[found.state].format(type=found.type, kind=found.kind)
+        hint = _IN_USE[found.state].format(type=found.type, kind=found.kind, path=shlex.quote(str(found.address)))
     error = AddressInUse(Stage.BIND, errno.EADDRINUSE, str(found.address), hint)
     error.status = found
     return error

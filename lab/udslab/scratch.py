@@ -11,12 +11,12 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from udslab.support import fcntl, need_flock
 
-__all__ = ["ROOM", "remove_tree", "scratch_directory", "short_parent", "sweep"]
+__all__ = ["ROOM", "remove_tree", "scratch_directory", "short_parent", "sweep", "unlocked"]
 
 ROOM = 48
 """How many bytes of ``sun_path`` are left at least below a scratch directory, on every system: it has 104 on macOS."""
@@ -66,11 +66,20 @@ def remove_tree(path: str) -> None:
     with suppress(RecursionError):  # a tree that is deeper than rmtree gets before Python 3.13
         shutil.rmtree(path, ignore_errors=True)
         if os.path.lexists(path):
-            _unlock(path)
-            for directory, inner, _ in os.walk(path):
-                for name in inner:  # before it is looked into
-                    _unlock(os.path.join(directory, name))
+            for _ in unlocked(path):
+                pass
             shutil.rmtree(path, ignore_errors=True)
+
+
+def unlocked(
+    path: str, failed: Callable[[OSError], object] | None = None
+) -> Iterator[tuple[str, list[str], list[str]]]:
+    """``os.walk(path, onerror=failed)`` through directories that are made readable and writable on the way."""
+    _unlock(path)
+    for directory, inner, names in os.walk(path, onerror=failed):
+        for name in inner:  # before it is looked into
+            _unlock(os.path.join(directory, name))
+        yield directory, inner, names
 
 
 def _unlock(path: str) -> None:

@@ -196,6 +196,32 @@ def test_what_does_not_listen_is_an_error_of_its_own_and_leaves_nothing(
     assert (sorted(os.listdir(temporary)), open_fds()) == (files, fds)
 
 
+@pytest.mark.parametrize("where", [lambda directory: directory / "s", lambda directory: long_path(directory)])
+@pytest.mark.parametrize(
+    ("there", "hint"),
+    [
+        (regular_file, "a regular file is there, and no socket; is the path right?"),
+        (directory_there, "a directory is there, and no socket; is the path right?"),
+        (fifo, "a FIFO is there, and no socket; is the path right?"),
+    ],
+)
+def test_what_is_no_socket_is_said_to_be_none(directory, make_socket, where, there, hint):
+    path = where(directory)
+    there(path, make_socket)
+    link = directory / "link"
+    link.symlink_to(path)
+    for each in (path, link):
+        with pytest.raises(Refused) as caught:
+            connect(each)
+        assert caught.value.hint == hint
+
+
+def test_a_stale_one_is_shown_by_the_command_in_the_hint(stale):
+    with pytest.raises(Refused) as caught:
+        connect(stale)
+    assert caught.value.hint == f"nothing listens there; see why: udslab status {stale}"
+
+
 def test_a_missing_directory_is_no_such_path(path):
     with pytest.raises(NoSuchPath) as caught:
         connect(path / "missing" / "s")

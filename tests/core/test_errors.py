@@ -206,7 +206,7 @@ def test_failure_makes_the_class_of_the_errno(number, cls, from_number):
 
 
 def test_failure_has_a_hint_for_the_stage_and_errno_unless_given_one():
-    assert "udslab status" in failure(Stage.CONNECT, errno.ECONNREFUSED).hint
+    assert failure(Stage.CONNECT, errno.ECONNREFUSED, "/run/a b").hint.endswith(": udslab status '/run/a b'")
     assert "gone" in failure(Stage.SEND, errno.ECONNREFUSED).hint
     assert failure(Stage.CONNECT, errno.ECONNREFUSED, hint="mine").hint == "mine"
     assert failure(Stage.CLOSE, errno.ECONNREFUSED).hint == ""

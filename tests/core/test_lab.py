@@ -438,13 +438,15 @@ def test_another_user_gets_through_to_a_path_that_is_open_to_others(lab, as_nobo
         assert "PermissionError" in said[closed].stderr
 
 
-@pytest.mark.parametrize("name", ["", "a/b", "/etc/x", ".", "..", "x" * 200])
+@pytest.mark.parametrize("name", ["", "a/b", "/etc/x", ".", "..", "a\0b", "x" * 200])
 def test_what_is_no_name_for_a_file_or_too_long_is_refused_and_leaves_nothing(lab, name):
     with lab.path() as path:
         top = os.path.dirname(os.path.dirname(path))
         before = os.listdir(top)
-        with pytest.raises(AddressError, match="no path can be made of this name"), lab.path(name):
+        with pytest.raises(AddressError, match="no path can be made of this name") as caught, lab.path(name):
             pass
+        assert caught.value.errno_name == ("ENAMETOOLONG" if len(name) == 200 else "EINVAL")
+        assert str(caught.value).isprintable()
         assert os.listdir(top) == before
 
 
@@ -492,6 +494,22 @@ def test_a_clients_timeout_is_that_of_each_call(lab):
             client.recv(1)
     with lab.server("discard") as server, lab.connect(server.path, timeout=None) as client:
         assert client.gettimeout() is None
+
+
+@pytest.mark.parametrize("type", TYPES)
+def test_a_client_is_connected_to_a_server_by_the_server(lab, type):
+    with lab.server("echo", type=type) as server, lab.connect(server) as client:
+        client.send(b"x")
+        assert client.recv(10) == b"x"
+
+
+def test_a_client_is_connected_to_a_process_and_to_an_obstacle_by_them(lab):
+    source = "import socket, sys; s = socket.socket(1); s.bind(sys.argv[1]); s.listen(); s.accept()[0].send(b'x')"
+    mine = [sys.executable, "-c", source, "{socket}"]
+    with lab.process(mine, expect_left=True) as process, lab.connect(process) as client:
+        assert client.recv(10) == b"x"
+    with lab.obstacle("stale") as obstacle, pytest.raises(Refused), lab.connect(obstacle):
+        pass
 
 
 def test_connecting_to_a_full_backlog_ends_after_the_timeout(lab, path):
@@ -619,11 +637,41 @@ def test_what_was_locked_by_an_ordinary_user_goes_at_the_end_of_its_path(as_nobo
         "        os.mkdir(two + 'inner')\n"
         "        for path in (one, two + 'inner/file'): open(path, 'w').close()\n"
         "        for path in (one, two + 'inner/file'): os.chmod(os.path.dirname(path), int(sys.argv[2], 8))\n"
-        "    print([os.path.exists(os.path.dirname(path)) for path in (one, two)])\n"
+        "    print([os.path.exists(path) for path in (one, two + 'inner')])\n"
         "print(os.listdir(sys.argv[1]))\n"
     )
     done = as_nobody(source, directory, mode, directory=directory.parent)
     assert (done.stdout, done.stderr) == ("[False, False]\n[]\n", "")
+
+
+def test_socket_files_that_are_left_at_a_path_are_noted(lab):
+    with lab.path() as one, lab.path("two") as two, lab.path(whose=None) as three:
+        inner = os.path.join(os.path.dirname(two), "inner")
+        os.mkdir(inner)
+        for path in (one, os.path.join(inner, "s"), three):
+            with socket.socket(socket.AF_UNIX) as sock:
+                sock.bind(path)
+        os.mkfifo(two)
+    try:
+        assert lab.left == [
+            f"socket file {inner}/s (stale), in the directory made by Lab.path()",
+            f"socket file {one} (stale), in the directory made by Lab.path()",
+        ]
+    finally:
+        lab.left.clear()
+
+
+def test_those_of_servers_that_were_killed_or_may_leave_theirs_are_not(lab):
+    source = "import socket; s = socket.socket(1); s.bind(__import__('sys').argv[1]); s.listen(); s.accept()"
+    leaving = [sys.executable, "-c", source, "{socket}"]
+    with lab.path() as one, lab.server(address=one, backend="process") as server:
+        server.kill()
+    with lab.path() as two, lab.process(leaving, two, expect_left=True):
+        pass
+    with lab.path() as three, lab.process(leaving, three):
+        pass
+    assert [line.partition(",")[0] for line in lab.left] == [f"socket file {three} (stale)"]  # by whom it is left
+    lab.left.clear()
 
 
 def test_a_forked_child_that_leaves_the_labs_block_ends_nothing():

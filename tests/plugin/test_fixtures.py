@@ -60,7 +60,8 @@ def test_each_error_is_shown_at_the_line_of_the_test_that_asked(inner):
     error = "udslab.errors."
     assert told == [
         f"{error}AddressError: address: /UDS/{'n' * 200}: {found}",
-        f"{error}AddressError: address: /UDS/a/b: {found}",
+        f"{error}AddressError: address: 'a/b': no path can be made of this name (EINVAL): "
+        "give the name of a file, without a slash or a NUL",
         f"{error}ServiceError: service: there is no service 'nothing' (EINVAL): {words}",
         f"{error}ServiceError: service: the service 'missing_module:name' cannot be imported: "
         "No module named 'missing_module' (EINVAL): it is module:name",
@@ -72,10 +73,10 @@ def test_each_error_is_shown_at_the_line_of_the_test_that_asked(inner):
         f"{error}NoSuchPath: connect: /UDS/s: No such file or directory (ENOENT): "
         "no server has bound this path; is it started, and is the path right?",
         f"{error}WrongType: connect: /UDS/s: Protocol wrong type for socket (EPROTOTYPE): "
-        "the socket there is of another type; see which: udslab status PATH",
+        "the socket there is of another type; see which: udslab status /UDS/s",
         f"{error}NoSuchPath: agent: no-such-program: No such file or directory (ENOENT): is it installed there?",
         f"{error}AddressInUse: bind: /UDS/s: Address already in use (EADDRINUSE): "
-        "something is there already; see what: udslab status PATH",
+        "something is there already; see what: udslab status /UDS/s",
     ]
     for name, kind in (("path", "AddressError"), ("server", "ServiceError"), ("client", "NoSuchPath")):
         result.stdout.fnmatch_lines([f"test_x.py:{inner.line(f'def test_{name}(')}: {kind}"])
@@ -160,6 +161,31 @@ def test_an_error_of_the_users_own_code_is_shown_with_its_way_and_so_is_all_with
         def test_it(make_uds_server): make_uds_server(type="flat")
     """
     assert any("lab.py" in line for line in insides(inner(wrong, "--full-trace")))
+
+
+def test_what_a_backend_cannot_do_is_shown_in_a_fixture_of_ones_own_where_it_was_asked_for(inner):
+    source = """
+        @pytest.fixture(scope="module")
+        def handling(uds):
+            with uds.server(handler=print) as server:
+                yield server
+
+        @pytest.fixture(scope="module")
+        def abstract(uds):
+            with uds.server(abstract=True) as server:
+                yield server
+
+        def test_handling(handling): pass
+
+        def test_abstract(abstract): pass
+    """
+    result = inner(source, "--uds-backend=container")
+    result.assert_outcomes(errors=2)
+    first, second = inner.errors()
+    assert first.startswith("udslab.errors.Unsupported: service: handler is not to be had in a container")
+    assert second.startswith("udslab.errors.Unsupported: service: abstract is not to be had in a container")
+    frames = [line for line in result.outlines if re.fullmatch(r"/?\S+\.py:\d+: .*", line)]
+    assert frames == [f"test_x.py:{inner.line(f'with uds.server({what}')}: Unsupported" for what in ("h", "a")]
 
 
 # uds
@@ -430,6 +456,51 @@ def test_a_failed_tests_files_are_kept_and_its_sockets_told(inner):
         f"  socket file /UDS/a.stale (stale), {by}",
         f"  socket file /UDS/a.up (listening stream pid N), {by}",
     }
+
+
+def test_a_socket_file_is_told_of_in_any_directory_of_the_labs(inner):
+    source = """
+        import socket
+
+        def leave(path):
+            with socket.socket(socket.AF_UNIX) as sock:
+                sock.bind(path)
+
+        @pytest.fixture(scope="module")
+        def of_module(uds):
+            with uds.path() as path:
+                yield path
+
+        def test_below(uds_path):
+            os.mkdir(uds_path)
+            leave(uds_path + "/inner")
+
+        def test_killed(uds):
+            with uds.path() as path, uds.server(address=path) as server:
+                server.kill()
+            with uds.path() as path, uds.process([sys.executable, "server.py", path], path) as process:
+                process.kill()
+
+        def test_own(uds):
+            with uds.path() as path:
+                leave(path)
+
+        def test_of_module(of_module):
+            leave(of_module)
+
+        def test_last(): pass
+    """
+    result = inner(source, "--uds-backend=process")
+    result.assert_outcomes(passed=5, errors=3)
+    told = [inner.plain(line) for line in result.outlines if line.startswith(("test_x.py::", "  socket file"))]
+    assert told == [
+        "test_x.py::test_below left behind:",
+        "  socket file /UDS/s/inner (stale), in the directory made by make_uds_path",
+        "test_x.py::test_own left behind:",
+        "  socket file /UDS/s (stale), in the directory made by Lab.path()",
+        "test_x.py::test_last left behind:",
+        "  socket file /UDS/s (stale), in the directory made by Lab.path()",
+    ]
 
 
 # Servers
@@ -883,6 +954,32 @@ def test_a_server_and_a_client_take_few_fixtures(inner):
 
 
 # Clients
+
+
+def test_a_client_is_connected_to_whatever_the_lab_has_made(inner):
+    source = """
+        from udslab import Refused
+
+        SOURCE = "import socket, sys; s = socket.socket(1, int(sys.argv[2])); s.bind(sys.argv[1]); s.listen(); "
+        MINE = [sys.executable, "-c", SOURCE + "s.accept()[0].send(b'x')", "{socket}"]
+
+        def test_obstacle(make_uds_client, make_uds_obstacle):
+            with pytest.raises(Refused):
+                make_uds_client(make_uds_obstacle("stale"))
+
+        @pytest.mark.parametrize("uds_type", ["stream", "seqpacket"])
+        class TestOwn:
+            @pytest.fixture
+            def uds_server(self, make_uds_process, uds_type):
+                return make_uds_process([*MINE, "1" if uds_type == "stream" else "5"], expect_left=True)
+
+            def test_made(self, uds_server, make_uds_client):
+                assert make_uds_client(uds_server).recv(10) == b"x"
+
+            def test_fixture(self, uds_client):
+                assert uds_client.recv(10) == b"x"
+    """
+    inner(source).assert_outcomes(passed=5)
 
 
 def test_a_client_is_a_socket_that_reads_lines_and_ends_with_the_test(inner):

@@ -190,12 +190,10 @@ class RunningProcess:
     def _has_left(self, there: Status, served: tuple[int, int] | None) -> bool:
         """Whether what is there after its end is its own. ``served``: the file that was served there just before."""
         file = file_of(Address.parse(self.path))
-        if there.state not in (State.BOUND, State.LISTENING, State.STALE) or file == self._others:
+        if there.state is not State.STALE or file == self._others:  # none of it lives: a socket that does is another's
             return False
-        if file == self._own:
-            return True
-        # What it has bound since it was ready was served as long as it lived; a successor's still is, or was not.
-        return there.state is State.STALE and (self._own is None or file == served)
+        # What it has bound since it was ready was served until its end; what a successor had left was not.
+        return self._own is None or file in (self._own, served)
 
     def kill(self) -> int:
         """SIGKILL to all its processes; its exit status."""

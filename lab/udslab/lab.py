@@ -380,7 +380,7 @@ class Lab:
                 hint = "no word of the command names the path: write {socket} where it belongs"
             if image is not None:
                 begin = self._program_starter(image, line, path, env or {})
-                hint = hint or self._let_programs_write(os.path.dirname(path))
+                hint = self._let_programs_write(os.path.dirname(path)) or hint
                 process = RunningProcess(line, path, ready, timeout, stop_signal, begin, hint)
                 exits.callback(self._end, process, expect_left)
                 yield process

@@ -170,7 +170,8 @@ class RunningProcess:
     def stop(self, grace: float = _GRACE) -> int:
         """Its stop signal; SIGKILL to all that lives ``grace`` seconds later, and to what it leaves; its exit status.
         What had to be killed, and a socket file that is still there, stands in ``left``."""
-        served = file_of(Address.parse(self.path)) if self.status().serving else None
+        file = file_of(Address.parse(self.path))
+        served = file if file != self._own and self.status().serving else None
         code = self._process.end(grace, self._stop_signal)
         for found in self._process.killed:
             what = f"process {found['pid']} ({shlex.join(found['command'])}), which had to be killed"
@@ -190,14 +191,13 @@ class RunningProcess:
             self._file = None
 
     def _has_left(self, there: Status, served: tuple[int, int] | None) -> bool:
-        """Whether what is there after its end is its own. ``served``: the file that was served there just before."""
+        """Whether what is there after its end is its own. ``served``: another file that was served there just
+        before."""
         file = file_of(Address.parse(self.path))
-        if there.state not in (State.BOUND, State.LISTENING, State.STALE) or file == self._others:
+        if there.state is not State.STALE or file == self._others:  # none of it lives: a socket that does is another's
             return False
-        if file == self._own:
-            return True
-        # What it has bound since it was ready was served as long as it lived; a successor's still is, or was not.
-        return there.state is State.STALE and (self._own is None or file == served)
+        # What it has bound since it was ready was served until its end; what a successor had left was not.
+        return self._own is None or file in (self._own, served)
 
     def kill(self) -> int:
         """SIGKILL to all its processes; its exit status."""

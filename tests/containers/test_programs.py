@@ -153,6 +153,17 @@ def test_it_serves_a_path_of_the_labs(here):
         assert client.read_exactly(5) == b"hello"
 
 
+def test_it_serves_a_path_of_the_labs_that_no_word_of_its_command_names(here):
+    source = SERVER.replace("len(sys.argv) == 2", "True").replace("sys.argv[1]", "os.path.join(*sys.argv[1:])")
+    command = ["python3", "-c", source]
+    with (
+        here.path() as path,
+        here.process([*command, *os.path.split(path)], path, image=IMAGE),
+        here.connect(path) as client,
+    ):
+        assert client.read_exactly(5) == b"hello"
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="as another user it runs as that")
 def test_in_a_directory_where_it_may_not_bind_that_is_told_unless_it_may(here, lab, directory):
     told = f": in the container uid {lab.uid} may not bind in {directory}: chown it, or leave out the path: "

@@ -7,6 +7,7 @@ import os
 import re
 import select
 import signal
+import socket
 import sys
 import threading
 import time
@@ -637,6 +638,20 @@ def test_a_file_that_it_binds_after_it_was_ready_and_leaves_is_told(lab):
         until(lambda: process.status().serving)
         process.stop()
         assert process.left == [f"socket file {process.path} (stale)"]
+
+
+def test_a_socket_that_it_has_handed_over_to_another_one_is_not_told(lab):
+    source = "import socket, sys; s = socket.socket(1); s.bind(sys.argv[1]); s.listen(); c = s.accept()[0]; "
+    source += "socket.send_fds(c, [b'x'], [s.fileno()]); c.recv(1)"
+    with lab.process([sys.executable, "-c", source, "{socket}"]) as process:
+        with lab.connect(process.path, timeout=LIMIT) as client:
+            (listener,) = socket.recv_fds(client, 1, 1)[1]
+            process.stop()
+        try:
+            assert_serving(process.path)
+            assert process.left == []
+        finally:
+            os.close(listener)
 
 
 def test_a_socket_that_another_one_has_bound_at_its_path_is_not_told(lab, make_socket):

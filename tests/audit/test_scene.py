@@ -17,7 +17,7 @@ import pytest
 
 from udslab.audit import Subject
 from udslab.audit.ping import Ping
-from udslab.audit.scene import Claim, Scene, Skipped, Start, remove_tree
+from udslab.audit.scene import Claim, Scene, Skipped, Start, remove_tree, sockets_at
 from udslab.audit.subject import Places
 from udslab.deadline import Deadline
 from udslab.obstacles import Obstacle, obstacle
@@ -247,10 +247,11 @@ def test_it_is_known_whose_socket_the_path_leads_to(scene):
         assert made.who_serves([first, second]) is second
         with pytest.raises(Skipped, match="none that they are seen to have"):
             made.who_serves([first])
-        assert first.claims() is second.claims() is Claim.BY_NAME
+        assert claims(first) == claims(second) == [Claim.BY_NAME]
+        assert not first.claims().keys() & second.claims()
         second.stop()
         assert made.who_serves([first, second]) is None
-        assert second.claims() is Claim.NONE
+        assert claims(second) == []
         with obstacle(Obstacle.LISTENER, made.path), pytest.raises(Skipped, match="none that they are seen to have"):
             made.who_serves([first, second])
 
@@ -270,12 +271,75 @@ def test_those_that_accept_are_told_from_a_master_that_holds_the_socket_too(scen
         assert first.accepting() == [first.process.pid]
 
 
-def test_one_that_was_renamed_into_place_claims_by_another_name_when_it_has_been_replaced(scene):
-    with scene("exists=unlooked,place=rename") as made:
-        first = made.first()
-        assert made.who_serves([first]) is first
-        assert made.instance().start("the second").settle() is Start.SERVES
-        assert first.claims() is Claim.BY_ANOTHER_NAME
+BINDS = """
+import os, socket, sys, tempfile, time
+
+how, path = sys.argv[1:]
+parent, name = os.path.split(path)
+
+def bind(name):
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(name)
+    listener.listen()
+    return listener
+
+def private(name):
+    kept.append(bind(name))
+
+kept = []
+if how.startswith("private"):
+    private(os.path.basename(path) if how == "private-of-the-same-name" else "control")
+if how.startswith("beside"):
+    if os.path.lexists(path + ".control"):
+        os.unlink(path + ".control")
+    private(path + ".control")
+if how.startswith("moved"):
+    made = tempfile.mkdtemp(dir=parent if how == "moved" else None)
+    kept.append(bind(made + "/s"))
+    os.rename(made + "/s", path)
+    os.rmdir(made)
+else:
+    if os.path.lexists(path):
+        os.unlink(path)
+    if how in ("relative", "dot", "left"):
+        os.chdir(parent)
+    names = {"relative": name, "left": name, "dot": "./" + name, "doubled": parent + "//" + name}
+    names |= {"up": parent + "/../" + os.path.basename(parent) + "/" + name, "real": os.path.realpath(path)}
+    kept.append(bind(names.get(how, path)))
+    if how == "left":
+        os.chdir("/")
+time.sleep(3600)
+"""
+
+
+def claims(run, seen=()) -> list[Claim]:
+    return list(run.claims(seen).values())
+
+
+@pytest.mark.parametrize(
+    ("how", "unseen"),
+    [
+        *((how, [Claim.BY_NAME]) for how in ("absolute", "relative", "dot", "doubled", "up", "real")),
+        *((how, [Claim.BY_NAME]) for how in ("private", "private-of-the-same-name", "beside")),
+        ("moved", [Claim.BY_ANOTHER_NAME]),
+        ("moved-from-elsewhere", []),
+        ("left", None),  # it depends on when it is looked at first
+    ],
+)
+def test_a_socket_counts_as_bound_to_the_path_however_it_was_named(scene, planted, how, unseen):
+    command = [planted()[0], "{dir}/binds.py", how, "{socket}"]
+    with scene(command=command, files={"binds.py": BINDS}, ping=None) as made:
+        os.symlink("p", os.path.join(made.top, "link"))
+        path = os.path.join(made.top, "link", "sock")
+        first = made.first(path=path)
+        seen = sockets_at(path)
+        second = made.instance(path).start("the second")
+        assert second.settle() is Start.SERVES
+        assert made.who_serves([first, second], path) is second
+        assert len(first.claims(seen)) == len(second.claims(sockets_at(path))) == 1
+        assert first.claims(seen).keys() == seen
+        if unseen is not None:
+            assert claims(first) == unseen
 
 
 def test_a_file_that_is_held_on_to_is_known_from_the_next_one(scene):

@@ -7,7 +7,7 @@ import os
 import select
 import shutil
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -24,7 +24,7 @@ from udslab.state import State, Status, status
 from udslab.supervisor import stat_of
 from udslab.word import Word
 
-__all__ = ["Claim", "Host", "Instance", "Pinned", "Run", "Scene", "Server", "Skipped", "Start", "User"]
+__all__ = ["Claim", "Host", "Instance", "Pinned", "Run", "Scene", "Server", "Skipped", "Start", "User", "sockets_at"]
 
 LEAST_PATIENCE = 10.0
 """Seconds after which "it did not happen" may be said, at the least."""
@@ -56,14 +56,15 @@ class Start(Word):
 
 
 class Claim(Word):
-    """What a server that runs has bound, of its path."""
+    """By what a socket that serves is known to have been bound to a path."""
 
-    NONE = "none"
     BY_NAME = "by-name"
-    """A socket that serves, by the very name."""
+    """It was bound by the very name."""
+    SEEN = "seen-there"
+    """It was bound by another name, and the path has led to its file."""
     BY_ANOTHER_NAME = "by-another-name"
-    """A socket that serves, by another name in the directory, and its file is gone: it was renamed into place and then
-    replaced, or it will be closed at once by who has found out that the path is taken."""
+    """It was bound by another name in the path's directory or below, and neither its file nor another one is there any
+    more: it was renamed into place and then replaced."""
 
 
 @dataclass(frozen=True)
@@ -194,6 +195,8 @@ class Run:
         """Seconds from its start until it served."""
         self.file: tuple[int, int] | None = None
         """Device and inode of the file by which it was first seen to serve."""
+        self._bound: dict[int, bytes] = {}
+        """The sockets by which it has been seen to serve, and where each was bound."""
 
     def settle(self, condition: Condition = LISTENING) -> Start:
         """Wait until it serves its path by another file than was served before, or nothing of it lives, or patience is
@@ -209,7 +212,7 @@ class Run:
 
     def _own_file(self) -> tuple[int, int] | None:
         """Device and inode of the file at its path; None if it is seen that the socket behind that is not its own."""
-        bound = set() if self._scene.host.is_image else _sockets_at(self.path)
+        bound = set() if self._scene.host.is_image else sockets_at(self.path)
         if bound and all(map(_shows_its_files, self.pids)) and not bound & self.sockets():
             self._scene.note(f"the socket behind the path is none of {self.name}")
             return None
@@ -272,7 +275,7 @@ class Run:
         first = self.process.pid
         if len(pids) < 2 or first not in pids:
             return
-        if not _sockets_at(self.path) & diag.sockets_of(first):
+        if not sockets_at(self.path) & diag.sockets_of(first):
             with suppress(TimedOut):
                 self.process.wait(_LAUNCHED)
 
@@ -345,27 +348,45 @@ class Run:
         masters = {parent for pid in serving for parent in _ancestors(pid)} - set(serving)
         return [pid for pid in holders if pid not in masters]
 
-    def claims(self) -> Claim:
-        """Whether it serves by a socket that it has bound to its path, wherever the path leads now."""
-        sockets = self.sockets()
+    def claims(self, seen: Collection[int] = ()) -> dict[int, Claim]:
+        """The sockets by which it serves that it has bound to its path, wherever the path leads now. ``seen``: those to
+        whose file it has led."""
         directory, name = os.path.split(os.fsencode(self.path))
-        found = Claim.NONE
-        for entry in diag.listing():
-            if entry.inode not in sockets or entry.name is None or not (entry.listening or not entry.type.connects):
-                continue
-            # A relative name, too: it may have changed its directory.
-            where, bound = os.path.split(entry.name)
-            if where in (directory, b"") and bound == name:
-                return Claim.BY_NAME
-            if where in (directory, b"") and entry.file is not None and entry.file[1] not in _inodes(directory):
-                found = Claim.BY_ANOTHER_NAME
+        directory = os.path.realpath(directory)
+        found = {}
+        for inode, bound in self._serving().items():
+            if bound == os.path.join(directory, name):
+                found[inode] = Claim.BY_NAME
+            elif inode in seen:
+                found[inode] = Claim.SEEN
+            elif bound.startswith(directory + b"/") and not os.path.lexists(bound):
+                found[inode] = Claim.BY_ANOTHER_NAME
         return found
 
+    def _serving(self) -> dict[int, bytes]:
+        """The sockets by which it serves, and where each was bound, as far as its name tells."""
+        held = {inode: pid for pid in self.pids for inode in diag.sockets_of(pid)}
+        for entry in diag.listing():
+            serves = entry.listening or not entry.type.connects
+            # What was seen once is kept: its process may change its directory, and later dumps may miss it.
+            if entry.inode in held and entry.inode not in self._bound and serves and entry.name:
+                self._bound[entry.inode] = _place_of(entry.name, held[entry.inode])
+        return {inode: self._bound[inode] for inode in held if inode in self._bound}
 
-def _inodes(directory: bytes) -> set[int]:
-    """The inodes of what is in a directory, as sock_diag has them: 32 bits."""
-    with os.scandir(directory) as entries:
-        return {entry.inode() & 0xFFFFFFFF for entry in entries}
+
+def _place_of(name: bytes, pid: int) -> bytes:
+    """The path that a name of a process's socket leads to, but for its last part, which bind does not follow either;
+    the name itself if that cannot be told."""
+    if name[:1] == b"\0":
+        return name
+    try:
+        root, current = (os.readlink(b"/proc/%d/%b" % (pid, link)) for link in (b"root", b"cwd"))
+    except OSError:
+        return name
+    if name[:1] == b"/":
+        name = root.rstrip(b"/") + name
+    directory, last = os.path.split(name)
+    return os.path.join(os.path.realpath(os.path.join(current, directory)), last)
 
 
 class Pinned:
@@ -492,7 +513,7 @@ class Scene:
         deadline = Deadline(_TABLES)
         while status(where).serving:
             # Of an image, the processes cannot be seen from here.
-            bound = set() if self.host.is_image else _sockets_at(where)
+            bound = set() if self.host.is_image else sockets_at(where)
             owner = next((run for run in runs if bound & run.sockets()), None) or self._known(runs, where)
             if owner is not None:
                 return owner
@@ -534,7 +555,7 @@ class Scene:
             os.chmod(directory, before.st_mode & 0o7777)
 
 
-def _sockets_at(path: str) -> set[int]:
+def sockets_at(path: str) -> set[int]:
     """The inode numbers of the sockets that are bound to what a path leads to."""
     return {entry.inode for entry in _bound_to(path)}
 

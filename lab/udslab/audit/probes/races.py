@@ -11,7 +11,7 @@ from contextlib import suppress
 
 from udslab.audit.probes.in_the_way import make_stale
 from udslab.audit.probes.probe import probe
-from udslab.audit.scene import Claim, Instance, Run, Scene
+from udslab.audit.scene import Claim, Instance, Run, Scene, sockets_at
 from udslab.deadline import Deadline, now
 from udslab.state import State, status
 from udslab.word import Word
@@ -22,8 +22,6 @@ ROUNDS = 10
 _LEAD = 0.05
 """Seconds from the order to the start, in which both are made ready for it."""
 _PAUSE = 0.01
-_MISSED = 0.3
-"""Seconds for which a socket counts that was seen: the next dumps of the kernel's tables may miss it."""
 _SETTLED = 2.0
 """Seconds for which two must have a path by another name, for who finds out that it is taken has such a socket for a
 moment. And those for which it must lead to nobody before it is called lost, for some bind anew: if none has, in an
@@ -96,20 +94,17 @@ def _watch(scene: Scene, path: str, runs: Sequence[Run], lost: float) -> _Round:
     to nobody before it is."""
     deadline = Deadline(scene.patience)
     doubt: tuple[_Round, Deadline] | None = None
-    seen: dict[Run, tuple[Claim, Deadline]] = {}
+    seen: set[int] = set()
     while True:
         living = [run for run in runs if not run.gone]
         if not living:
             return _Round.NONE
-        for run in living:
-            claim = run.claims()
-            if claim is not Claim.NONE:
-                seen[run] = claim, Deadline(_MISSED)
-        claims = {run: seen[run][0] for run in living if run in seen and not seen[run][1].passed}
+        seen |= sockets_at(path)
+        claims = {run: claim for run in living if (claim := run.claims(seen))}
         owner = scene.who_serves(living, path)
         if len({*claims, owner} - {None}) == len(runs):
             found = _Round.BOTH
-            sure = all(claim is Claim.BY_NAME for claim in claims.values())
+            sure = all(Claim.BY_NAME in claim.values() for claim in claims.values())
         elif owner is not None:
             found = _Round.ONE
             sure = len(living) < len(runs)
@@ -125,7 +120,8 @@ def _watch(scene: Scene, path: str, runs: Sequence[Run], lost: float) -> _Round:
         if sure or (deadline.passed and found is not _Round.PATH_LOST):
             scene.note(f"still running: {', '.join(f'{run.name} (pid {run.pids})' for run in living)}")
             for run, claim in claims.items():
-                scene.note(f"{run.name} serves by a socket that it has bound to the path ({claim})")
+                how = ", ".join(sorted(set(claim.values())))
+                scene.note(f"{run.name} serves by a socket that it has bound to the path ({how})")
             scene.note(f"the path leads to {owner.name}" if owner is not None else "the path leads to none of them")
             return found
         select.select([], [], [], _PAUSE)

@@ -102,7 +102,8 @@ def _watch(scene: Scene, path: str, runs: Sequence[Run], lost: float) -> _Round:
         seen |= sockets_at(path)
         claims = {run: claim for run in living if (claim := run.claims(seen))}
         owner = scene.who_serves(living, path)
-        if len({*claims, owner} - {None}) == len(runs):
+        one, other = (claims.get(run, {}).keys() for run in runs)
+        if one - other and other - one:  # a socket that has been handed over is that of one server
             found = _Round.BOTH
             sure = all(Claim.BY_NAME in claim.values() for claim in claims.values())
         elif owner is not None:

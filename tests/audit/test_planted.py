@@ -41,9 +41,11 @@ class Server:
         self.log = log
         self.mark = f"PLANTED={log}".encode()
         as_user = {"user": user, "group": user, "extra_groups": []} if user is not None else {}
+        home = Path(f"{log}.home")
+        home.mkdir()
         with open(log, "wb") as err:
             self.process = subprocess.Popen(
-                command, env={"PLANTED": str(log)}, cwd="/", umask=umask, stdout=subprocess.PIPE, stderr=err, **as_user
+                command, env={"PLANTED": str(log)}, cwd=home, umask=umask, stdout=subprocess.PIPE, stderr=err, **as_user
             )
         self.said = b""
         self.pidfds = {}

@@ -22,8 +22,9 @@ TRAITS = {  # the first choice of each is the perfect server's
     # When it is started: slow is five seconds, never serves nothing, bound does not listen, flood logs 100 MB first.
     "start": ("now", "slow", "never", "bound", "exit-3", "flood"),
     # What processes there are: a daemon's parent exits when it serves, or half a second late; workers have the
-    # listener, a helper has not; those that are tied end with the main process.
-    "fork": ("no", "daemon", "daemon-late", "daemon-twice", "workers", "tied-workers", "helper"),
+    # listener, a helper has not; those that are tied end with the main process. group: workers that the main process
+    # leaves to end by themselves at SIGINT, as a terminal sends it to them, too.
+    "fork": ("no", "daemon", "daemon-late", "daemon-twice", "workers", "tied-workers", "group", "helper"),
     # What is done about what is at the path. unlooked: bind alone decides. retry: as the first, for three seconds.
     # give-up: removes it, and fails then. truncate: leaves an empty file there, through a link. wait: for ever. ask: as
     # the first, and waits for an answer of whoever listens. elsewhere: serves another path. take-over: tells whoever
@@ -319,7 +320,7 @@ class Server:
         fork, drop = self.traits["fork"], self.traits["drop"]
         if self.user is not None and drop == "after-bind":
             self.become_user()
-        if fork in ("workers", "tied-workers"):
+        if fork in ("workers", "tied-workers", "group"):
             for _ in range(2):
                 self.fork(self.work, tied=fork == "tied-workers")
         elif self.user is not None and drop == "worker":
@@ -460,6 +461,8 @@ class Server:
         if self.traits["lost"] == "bound-anew":
             _thread.start_new_thread(self.bind_anew, ())
         signum = signal.sigwait(self.handled)
+        if fork == "group" and signum == signal.SIGINT:
+            self.children.clear()
         self.tidy(self.traits["term" if signum == signal.SIGTERM else "int"])
         os._exit(0)  # threads serve on until here
 

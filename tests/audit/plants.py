@@ -145,6 +145,7 @@ PLANTS: tuple[Plant, ...] = (
     Plant("term-cleanup", "removed", "pass", "int=ignore"),
     Plant("int-cleanup", "left", "warn", "int=leave"),
     Plant("int-cleanup", "ignored", "warn", "int=ignore"),
+    Plant("int-cleanup", "removed", "pass", "fork=group"),
     Plant("int-cleanup", "removed", "pass", "term=ignore"),
     Plant("exit-deletes-foreign", "deleted", "fail", "term=unlink-any"),
     Plant("exit-deletes-foreign", "deleted", "fail", "int=unlink-any"),

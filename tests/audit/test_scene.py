@@ -142,7 +142,12 @@ def test_a_signal_goes_to_the_main_process_or_to_what_it_has_left(scene):
             assert first.stop(signal.SIGINT)
             assert first.gone
             assert first.pids == []
-            assert re.fullmatch(r"SIGINT to the first \(pid \d+\)", made.evidence[-2])
+            whom = (
+                r"the process group of the first \(pid \d+, \d+, \d+\)"
+                if "workers" in traits
+                else r"the first \(pid \d+\)"
+            )
+            assert re.fullmatch(f"SIGINT to {whom}", made.evidence[-2])
             assert re.fullmatch(r"the first has ended .*, after \d+\.\d\d s", made.evidence[-1])
             assert made.look().state is State.ABSENT
             assert made.evidence[-1].startswith("the path: ")

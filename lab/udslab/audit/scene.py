@@ -109,8 +109,9 @@ class Server(Protocol):
     def tree(self) -> Sequence[Mapping[str, Any]]:
         """What lives of it."""
 
-    def signal_left(self, number: int) -> Sequence[int]:
-        """Send a signal to the first process, or those that it has left; the pids."""
+    def signal_left(self, number: int, group: bool = False) -> Sequence[int]:
+        """Send a signal to the first process, with ``group`` to all of its process group, or to those that it has left;
+        the pids."""
 
     def open_files(self, room: bool, pids: Sequence[int] = ()) -> Sequence[int]:
         """Take the room for another open file from these of it, or give it back to all; the pids."""
@@ -280,11 +281,13 @@ class Run:
                 self.process.wait(_LAUNCHED)
 
     def send(self, number: int) -> None:
-        """Send a signal to its main process, or if that has exited to those that it has left."""
+        """Send a signal to its main process, or if that has exited to those that it has left. SIGINT goes to all of the
+        main process's group, as a terminal sends it."""
         name = signal.Signals(number).name
         with suppress(AgentGone):  # it has ended
-            pids = self.process.signal_left(number)
-            self._scene.note(f"{name} to {self.name} (pid {', '.join(map(str, pids))})")
+            pids = self.process.signal_left(number, group=number == signal.SIGINT)
+            whom = f"the process group of {self.name}" if len(pids) > 1 and number == signal.SIGINT else self.name
+            self._scene.note(f"{name} to {whom} (pid {_list(pids)})")
             for pid in pids:
                 if self._scene.host.is_image and _is_deaf(pid, number):
                     what = f"pid {pid} is the first process of its container and has no handler for {name}: the kernel"

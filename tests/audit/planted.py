@@ -21,10 +21,13 @@ import time
 TRAITS = {  # the first choice of each is the perfect server's
     # When it is started: slow is five seconds, never serves nothing, bound does not listen, flood logs 100 MB first.
     "start": ("now", "slow", "never", "bound", "exit-3", "flood"),
-    # What processes there are: a daemon's parent exits when it serves, or half a second late; workers have the
-    # listener, a helper has not; those that are tied end with the main process. group: workers that the main process
-    # leaves to end by themselves at SIGINT, as a terminal sends it to them, too.
-    "fork": ("no", "daemon", "daemon-late", "daemon-twice", "workers", "tied-workers", "group", "helper"),
+    # What processes there are: a daemon's parent exits when it serves, or half a second late, or, where it has been
+    # launched, three; workers have the listener, a helper has not; those that are tied end with the main process; those
+    # of a group it leaves to end by themselves at SIGINT, as a terminal sends it to them, too.
+    "fork": (
+        *("no", "daemon", "daemon-late", "daemon-launched", "daemon-twice"),
+        *("workers", "tied-workers", "group", "helper"),
+    ),
     # What is done about what is at the path. unlooked: bind alone decides. retry: as the first, for three seconds.
     # give-up: removes it, and fails then. truncate: leaves an empty file there, through a link. wait: for ever. ask: as
     # the first, and waits for an answer of whoever listens. elsewhere: serves another path. take-over: tells whoever
@@ -378,8 +381,7 @@ class Server:
         if os.fork():
             os.close(self.waiting_parent)
             serving = os.read(serves, 1)
-            if self.traits["fork"] == "daemon-late":
-                time.sleep(0.5)
+            time.sleep({"daemon-late": 0.5, "daemon-launched": 3}.get(self.traits["fork"], 0))
             os._exit(0 if serving else 1)
         os.close(serves)
         if self.traits["fork"] == "daemon-twice":

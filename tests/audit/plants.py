@@ -114,6 +114,7 @@ PLANTS: tuple[Plant, ...] = (
     Plant("fresh-start", "listens", "pass", "type=dgram", {"type": "dgram"}, "dgram"),
     Plant("term-cleanup", "removed", "pass", "fork=daemon"),
     Plant("term-cleanup", "removed", "pass", "fork=daemon-late"),
+    Plant("term-cleanup", "removed", "pass", "fork=daemon-launched"),
     Plant("term-cleanup", "removed", "pass", "fork=daemon-twice"),
     Plant("term-cleanup", "removed", "pass", "fork=workers"),
     Plant("term-cleanup", "removed", "pass", "sockets=control"),

@@ -153,6 +153,19 @@ def test_a_signal_goes_to_the_main_process_or_to_what_it_has_left(scene):
             assert made.evidence[-1].startswith("the path: ")
 
 
+def test_what_a_launcher_leaves_that_dies_of_a_signal_is_sent_it_too(scene):
+    with scene("fork=daemon-launched") as made:
+        first = made.first()
+        (served,) = set(first.pids) - {first.process.pid}
+        assert first.ends_by(signal.SIGTERM)
+        assert made.evidence[-4:-1] == [
+            f"SIGTERM to the first (pid {first.process.pid})",
+            f"pid {first.process.pid}, which has started what serves, has died of it",
+            f"SIGTERM to the first (pid {served})",
+        ]
+        assert made.look().state is State.ABSENT
+
+
 def test_who_does_not_end_is_killed(scene):
     with scene("term=ignore") as made:
         first = made.first()

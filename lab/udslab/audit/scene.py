@@ -196,6 +196,8 @@ class Run:
         """Seconds from its start until it served."""
         self.file: tuple[int, int] | None = None
         """Device and inode of the file by which it was first seen to serve."""
+        self._launcher_stays = False
+        """Whether its first process does not serve and has not ended, when it has come to rest."""
         self._bound: dict[int, bytes] = {}
         """The sockets by which it has been seen to serve, and where each was bound."""
 
@@ -277,12 +279,14 @@ class Run:
         if len(pids) < 2 or first not in pids:
             return
         if not sockets_at(self.path) & diag.sockets_of(first):
-            with suppress(TimedOut):
+            try:
                 self.process.wait(_LAUNCHED)
+            except TimedOut:
+                self._launcher_stays = True
 
-    def send(self, number: int) -> None:
+    def send(self, number: int) -> set[int]:
         """Send a signal to its main process, or if that has exited to those that it has left. SIGINT goes to all of the
-        main process's group, as a terminal sends it."""
+        main process's group, as a terminal sends it. The pids."""
         name = signal.Signals(number).name
         with suppress(AgentGone):  # it has ended
             pids = self.process.signal_left(number, group=number == signal.SIGINT)
@@ -293,6 +297,20 @@ class Run:
                     what = f"pid {pid} is the first process of its container and has no handler for {name}: the kernel"
                     what += " does not deliver it (pid_namespaces(7)); with an init (docker run --init) it would end"
                     self._scene.note(what)
+            return set(pids)
+        return set()
+
+    def ends_by(self, number: int) -> bool:
+        """Whether nothing of it lives after a signal, before patience is at its end. Those that a first process leaves
+        serving that has not served itself, and dies of the signal, are sent it, too: it may have been about to end."""
+        told = self.send(number)
+        if self._launcher_stays:
+            with suppress(TimedOut):
+                died = self.process.wait(self._scene.patience) == -number
+                if died and not self.gone and not told & set(self.pids):
+                    self._scene.note(f"pid {self.process.pid}, which has started what serves, has died of it")
+                    self.send(number)
+        return self.ends()
 
     def ends(self) -> bool:
         """Whether nothing of it lives before patience is at its end."""
@@ -305,8 +323,7 @@ class Run:
 
     def stop(self, number: int = signal.SIGTERM) -> bool:
         """A signal, and SIGKILL to all of it if it does not end; whether it ended by itself."""
-        self.send(number)
-        if self.ends():
+        if self.ends_by(number):
             return True
         self.kill()
         return False

@@ -27,8 +27,7 @@ def int_cleanup(scene: Scene) -> str:
 
 def _cleanup(scene: Scene, number: int) -> str:
     first = scene.first()
-    first.send(number)
-    if not first.ends():
+    if not first.ends_by(number):
         return "ignored"
     scene.facts["exit"] = first.how()
     if scene.look().state is State.ABSENT:

@@ -60,6 +60,8 @@ TRAITS = {  # the first choice of each is the perfect server's
     # leave: no handler. rebind: the path is bound once more, as by a restart that is cut short.
     "term": ("unlink-own", "unlink-any", "leave", "rebind", "ignore"),
     "int": ("unlink-own", "unlink-any", "leave", "rebind", "ignore"),
+    # late: for half a second in which it serves already, signals are at their defaults.
+    "handlers": ("early", "late"),
     "clients": ("together", "one-by-one"),
     "request": ("echo", "ignore"),
     "banner": ("no", "yes"),
@@ -455,6 +457,10 @@ class Server:
             self.refuse(error)
         if not self.children or fork == "helper":
             self.work()
+        if self.traits["handlers"] == "late":
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, self.handled)
+            time.sleep(0.5)
+            signal.pthread_sigmask(signal.SIG_BLOCK, self.handled)
         say("serving")
         if self.waiting_parent is not None:
             self.tell_parent()

@@ -102,6 +102,30 @@ def test_how_a_start_has_gone_is_noted(scene, traits, start, note):
             assert made.evidence[-2] == "one has ended with status 3"
 
 
+def test_whose_children_orphans_are_is_told(scene, planted):
+    waits = "import os, time\nif os.fork(): os._exit(0)\nprint(1, flush=True)\nwhile os.getppid() != 1: time.sleep(0.1)"
+    with scene(command=[planted()[0], "-c", waits, "{socket}"], ping=None) as made:
+        run = made.instance().start("one")
+        until(run.lines)
+        made.patience = 1.0
+        assert run.settle() is Start.HANGS
+        (orphan,) = run.pids
+        adopter = f"the audit's supervisor (pid {parent(orphan)}), not of process 1"
+        assert made.evidence[-3] == f"pid {orphan} has lost its parent; it is now the child of {adopter}"
+    with scene("fork=workers") as made:
+        first = made.first()
+        first.tell_orphans()
+        assert len(made.evidence) == 1
+        first.process.signal_left(signal.SIGKILL)
+        first.process.wait(PATIENCE)
+        first.tell_orphans()
+        assert len(made.evidence) == 3
+
+
+def parent(pid) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
 def test_a_second_one_does_not_serve_by_the_file_of_the_first(scene):
     with scene("exists=wait") as made:
         made.first()

@@ -226,6 +226,7 @@ class Run:
             with Readiness(self.path, (condition,), others=self._others) as readiness:
                 found = readiness.wait(self.process, self._scene.patience)
         except TimedOut:
+            self.tell_orphans()
             self._scene.note(f"{self.name} neither serves the path nor has ended after {self._scene.patience:.0f} s")
             self._scene.quote(self)
             return Start.HANGS
@@ -251,6 +252,17 @@ class Run:
         with suppress(AgentGone):  # it ends just now
             return [found["pid"] for found in self.process.tree()] if not self.gone else []
         return []
+
+    def tell_orphans(self) -> None:
+        """Put into the evidence whose children those are that have lost their parent: not those of process 1."""
+        if self._scene.host.is_image:
+            return
+        pids = self.pids
+        parents = {pid: int(fields[1]) for pid in pids if (fields := stat_of(pid))}
+        for pid, parent in parents.items():
+            if pid != self.process.pid and parent not in pids:
+                what = f"pid {pid} has lost its parent; it is now the child of the audit's supervisor (pid {parent})"
+                self._scene.note(f"{what}, not of process 1")
 
     def how(self) -> str:
         """How it has ended, in words."""

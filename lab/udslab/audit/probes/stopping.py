@@ -70,6 +70,7 @@ def kill_main(scene: Scene) -> str:
         outcome = "all-exit"
     else:
         scene.facts["survivors"] = len(first.pids)
+        first.tell_orphans()
         outcome = "orphans-listen" if scene.look().serving else "orphans"
     again = first.instance.start("the restarted one")
     scene.facts["restart"] = _WORDS[again.settle()]

@@ -538,10 +538,11 @@ class SupervisedProcess(RemoteProcess):
         """Send a signal to the first process, unless it has exited. After SIGSTOP it is stopped when this returns."""
         self._remote.ask("signal", to=self._number, signal=int(number))
 
-    def signal_left(self, number: int) -> list[int]:
+    def signal_left(self, number: int, group: bool = False) -> list[int]:
         """Send a signal to the first process, or if that has exited to the topmost of those that it has left, as when
-        it has become a daemon; the pids of whom it was sent to."""
-        return list(self._remote.ask("signal", to=self._number, signal=int(number), left=True))
+        it has become a daemon; the pids of whom it was sent to. ``group``: to all of the first process's group, as a
+        terminal does."""
+        return list(self._remote.ask("signal", to=self._number, signal=int(number), left=True, group=group))
 
     def freeze(self) -> None:
         """SIGSTOP to all of it, and wait until it is stopped."""

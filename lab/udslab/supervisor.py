@@ -11,10 +11,10 @@ it tells, each once and in this order::
 
 ``code`` is the exit status, or the negative of the signal. It takes these requests; those with an ``id`` are answered::
 
-    {"id": id, "op": "signal", "signal": number, "left": bool}
-                                                    to the main process, or, if ``left`` and that has exited, to the
-                                                    topmost of those that it has left: to whom. After SIGSTOP the main
-                                                    process is stopped
+    {"id": id, "op": "signal", "signal": number, "left": bool, "group": bool}
+                                                    to the main process, if ``group`` with all of its process group; or,
+                                                    if ``left`` and that has exited, to the topmost of those that it has
+                                                    left: to whom. After SIGSTOP the main process is stopped
     {"id": id, "op": "freeze"}                      SIGSTOP to all that lives below, which is stopped then: their pids
     {"id": id, "op": "thaw"}                        SIGCONT to all that lives below: their pids
     {"id": id, "op": "tree"}                        all that lives below: [{"pid": pid, "command": [word, …]}, …]
@@ -332,6 +332,10 @@ class _Supervisor:
             for pid in left:
                 _send(pid, message["signal"])
             return left
+        if message.get("group"):  # nobody else is in it, for the main process has begun the session
+            group = [pid for pid in _below() if _group_of(pid) == self._main]
+            os.killpg(self._main, message["signal"])
+            return group
         os.kill(self._main, message["signal"])
         if message["signal"] == signal.SIGSTOP:  # a request that comes next finds it stopped
             os.waitid(os.P_PID, self._main, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
@@ -440,6 +444,13 @@ _OPERATIONS: dict[str, Callable[[_Supervisor, Message], object]] = {
     "end": _Supervisor._end,
     "kill": _Supervisor._end_at_once,
 }
+
+
+def _group_of(pid: int) -> int | None:
+    """Its process group; None if it has ended."""
+    with suppress(ProcessLookupError):
+        return os.getpgid(pid)
+    return None
 
 
 def _send(pid: int, number: int) -> None:

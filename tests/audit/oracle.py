@@ -508,8 +508,8 @@ def _race(scene: Scene) -> set[str]:
 _same = _first("")
 _PROBES: dict[str, tuple[Callable[[Scene], set[str]], Callable[[Sequence[str]], str]]] = {
     "fresh-start": (_fresh_start, _first("fails", "hangs")),
-    "term-cleanup": (_cleanup, _same),
-    "int-cleanup": (_cleanup, _same),
+    "term-cleanup": (_cleanup, lambda found: found[-1]),  # once more, if a file was left
+    "int-cleanup": (_cleanup, lambda found: found[-1]),
     "privilege-drop": (_cleanup, lambda found: found[-1]),  # in root's directory, or else in the user's
     "stale-restart": (_restart, _same),
     "kill-main": (_kill_main, _same),

@@ -21,9 +21,13 @@ import time
 TRAITS = {  # the first choice of each is the perfect server's
     # When it is started: slow is five seconds, never serves nothing, bound does not listen, flood logs 100 MB first.
     "start": ("now", "slow", "never", "bound", "exit-3", "flood"),
-    # What processes there are: a daemon's parent exits when it serves, or half a second late; workers have the
-    # listener, a helper has not; those that are tied end with the main process.
-    "fork": ("no", "daemon", "daemon-late", "daemon-twice", "workers", "tied-workers", "helper"),
+    # What processes there are: a daemon's parent exits when it serves, or half a second late, or, where it has been
+    # launched, three; workers have the listener, a helper has not; those that are tied end with the main process; those
+    # of a group it leaves to end by themselves at SIGINT, as a terminal sends it to them, too.
+    "fork": (
+        *("no", "daemon", "daemon-late", "daemon-launched", "daemon-twice"),
+        *("workers", "tied-workers", "group", "helper"),
+    ),
     # What is done about what is at the path. unlooked: bind alone decides. retry: as the first, for three seconds.
     # give-up: removes it, and fails then. truncate: leaves an empty file there, through a link. wait: for ever. ask: as
     # the first, and waits for an answer of whoever listens. elsewhere: serves another path. take-over: tells whoever
@@ -33,25 +37,31 @@ TRAITS = {  # the first choice of each is the perfect server's
         *("give-up", "truncate", "wait", "ask", "elsewhere"),
         *("take-over", "take-over-late"),
     ),
-    # bound-anew: one whose path leads to nothing binds it once more, after three seconds.
-    "lost": ("for-good", "bound-anew"),
+    # bound-anew: one whose path leads to nothing binds it once more, after three seconds. withdraws: a second after it
+    # listens it looks whether the path is still its own, and ends if not.
+    "lost": ("for-good", "bound-anew", "withdraws"),
     "links": ("kept", "followed"),
-    "place": ("bind", "rename"),
+    # rename: bound beside the path. rename-out: bound in a new directory beside it. dot: bound as ./NAME.
+    "place": ("bind", "rename", "rename-out", "dot"),
     "parent": ("needed", "made", "awaited"),
     "denied": ("refused", "chmod", "wait"),
     "long": ("refused", "cut-107", "cut-95", "cut-90", "relative", "wait"),
-    # file: locked with flock for as long as it runs. exclusive-file: it exists, so it is locked.
-    "lock": ("directory", "none", "file", "exclusive-file"),
+    # file: locked with flock for as long as it runs. awaited-file: the same, and waited for. exclusive-file: it exists,
+    # so it is locked.
+    "lock": ("directory", "none", "file", "awaited-file", "exclusive-file"),
     # some: what is in use is named, what cannot be is not. cut: by 95 bytes of its path at the most.
     "errors": ("named", "some", "cut", "unnamed", "silent"),
     "refused": ("exit", "unlink"),
     "mode": ("umask", "0600", "0666", "0777"),
     "type": ("stream", "dgram", "seqpacket"),
     "backlog": ("128", "5"),
-    "sockets": ("one", "control"),
+    # control: another one beside the path. private: another one in the directory in which it was started.
+    "sockets": ("one", "control", "private"),
     # leave: no handler. rebind: the path is bound once more, as by a restart that is cut short.
     "term": ("unlink-own", "unlink-any", "leave", "rebind", "ignore"),
     "int": ("unlink-own", "unlink-any", "leave", "rebind", "ignore"),
+    # late: for half a second in which it serves already, signals are at their defaults.
+    "handlers": ("early", "late"),
     "clients": ("together", "one-by-one"),
     "request": ("echo", "ignore"),
     "banner": ("no", "yes"),
@@ -117,9 +127,15 @@ class Lock:
         try:
             if self.how == "directory":
                 self.descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-            elif self.how == "file":
+            elif self.how in ("file", "awaited-file"):
                 self.descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
-                fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                try:
+                    fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    if self.how == "file":
+                        raise
+                    say("waiting")
+                    fcntl.flock(self.descriptor, fcntl.LOCK_EX)
             elif self.how == "exclusive-file":
                 self.descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         except (BlockingIOError, FileExistsError):
@@ -274,7 +290,15 @@ class Server:
         """Makes room and binds; the lock is held."""
         self.make_room(path)
         sock = socket.socket(socket.AF_UNIX, self.type)
-        bound = path if self.traits["place"] == "bind" else f"{path}.{os.getpid()}"
+        bound = path
+        if self.traits["place"] == "dot":
+            os.chdir(os.path.dirname(path))
+            bound = os.path.join(".", os.path.basename(path))
+        elif self.traits["place"] != "bind":
+            bound = f"{path}.{os.getpid()}"
+        if self.traits["place"] == "rename-out":
+            os.mkdir(bound)
+            bound = os.path.join(bound, "s")
         sock.bind(bound)
         if self.traits["mode"] != "umask":
             os.chmod(bound, int(self.traits["mode"], 8))
@@ -287,19 +311,21 @@ class Server:
     def listen(self, sock, bound, path):
         if self.type != socket.SOCK_DGRAM:
             sock.listen(int(self.traits["backlog"]))
-        if bound != path:
+        if self.traits["place"].startswith("rename"):
             try:
                 os.rename(bound, path)
             except OSError:
                 os.unlink(bound)
                 raise
+            if self.traits["place"] == "rename-out":
+                os.rmdir(os.path.dirname(bound))
 
     def divide(self):
         """Whoever sees it listen sees it with all of its processes, and as the user that it becomes."""
         fork, drop = self.traits["fork"], self.traits["drop"]
         if self.user is not None and drop == "after-bind":
             self.become_user()
-        if fork in ("workers", "tied-workers"):
+        if fork in ("workers", "tied-workers", "group"):
             for _ in range(2):
                 self.fork(self.work, tied=fork == "tied-workers")
         elif self.user is not None and drop == "worker":
@@ -307,9 +333,14 @@ class Server:
 
     def claim(self):
         """Has the path, or raises OSError."""
-        paths = [self.path] if self.traits["sockets"] == "one" else [self.path, self.path + ".control"]
+        paths = [self.path, *([self.path + ".control"] if self.traits["sockets"] == "control" else [])]
         directory = os.path.dirname(self.path) or "."
         give_up = time.monotonic() + 3
+        if self.traits["sockets"] == "private":
+            remove("private")
+            self.private = socket.socket(socket.AF_UNIX)
+            self.private.bind("private")
+            self.private.listen()
         self.lock.open(directory)
         while True:
             try:
@@ -352,8 +383,7 @@ class Server:
         if os.fork():
             os.close(self.waiting_parent)
             serving = os.read(serves, 1)
-            if self.traits["fork"] == "daemon-late":
-                time.sleep(0.5)
+            time.sleep({"daemon-late": 0.5, "daemon-launched": 3}.get(self.traits["fork"], 0))
             os._exit(0 if serving else 1)
         os.close(serves)
         if self.traits["fork"] == "daemon-twice":
@@ -419,10 +449,18 @@ class Server:
             # Before it listens, so that none comes too early; and threads inherit the mask.
             signal.pthread_sigmask(signal.SIG_BLOCK, self.handled)
             self.claim()
+            if self.traits["lost"] == "withdraws":
+                time.sleep(1)
+                if identity(self.path) != self.own[self.path]:
+                    raise in_use("another one has taken it")
         except OSError as error:
             self.refuse(error)
         if not self.children or fork == "helper":
             self.work()
+        if self.traits["handlers"] == "late":
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, self.handled)
+            time.sleep(0.5)
+            signal.pthread_sigmask(signal.SIG_BLOCK, self.handled)
         say("serving")
         if self.waiting_parent is not None:
             self.tell_parent()
@@ -431,6 +469,8 @@ class Server:
         if self.traits["lost"] == "bound-anew":
             _thread.start_new_thread(self.bind_anew, ())
         signum = signal.sigwait(self.handled)
+        if fork == "group" and signum == signal.SIGINT:
+            self.children.clear()
         self.tidy(self.traits["term" if signum == signal.SIGTERM else "int"])
         os._exit(0)  # threads serve on until here
 

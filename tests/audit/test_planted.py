@@ -41,9 +41,18 @@ class Server:
         self.log = log
         self.mark = f"PLANTED={log}".encode()
         as_user = {"user": user, "group": user, "extra_groups": []} if user is not None else {}
+        home = Path(f"{log}.home")
+        home.mkdir()
         with open(log, "wb") as err:
             self.process = subprocess.Popen(
-                command, env={"PLANTED": str(log)}, cwd="/", umask=umask, stdout=subprocess.PIPE, stderr=err, **as_user
+                command,
+                env={"PLANTED": str(log)},
+                cwd=home,
+                umask=umask,
+                start_new_session=True,
+                stdout=subprocess.PIPE,
+                stderr=err,
+                **as_user,
             )
         self.said = b""
         self.pidfds = {}
@@ -84,7 +93,10 @@ class Server:
         return True
 
     def signal(self, number):
-        """To the main process, or what it has left."""
+        """To the main process, or what it has left; SIGINT to all of its group, as a terminal does."""
+        if number == signal.SIGINT and self.process.poll() is None:
+            os.killpg(self.process.pid, number)
+            return
         for pid in [self.process.pid] if self.process.poll() is None else self.pids:
             os.kill(pid, number)
 

@@ -16,7 +16,7 @@ import pytest
 
 from udslab.audit import Subject
 from udslab.audit.ping import Ping
-from udslab.audit.scene import Claim, Scene, Skipped, Start
+from udslab.audit.scene import Claim, Scene, Skipped, Start, sockets_at
 from udslab.audit.subject import Places
 from udslab.deadline import Deadline
 from udslab.obstacles import Obstacle, obstacle
@@ -101,6 +101,30 @@ def test_how_a_start_has_gone_is_noted(scene, traits, start, note):
             assert made.evidence[-2] == "one has ended with status 3"
 
 
+def test_whose_children_orphans_are_is_told(scene, planted):
+    waits = "import os, time\nif os.fork(): os._exit(0)\nprint(1, flush=True)\nwhile os.getppid() != 1: time.sleep(0.1)"
+    with scene(command=[planted()[0], "-c", waits, "{socket}"], ping=None) as made:
+        run = made.instance().start("one")
+        until(run.lines)
+        made.patience = 1.0
+        assert run.settle() is Start.HANGS
+        (orphan,) = run.pids
+        adopter = f"the audit's supervisor (pid {parent(orphan)}), not of process 1"
+        assert made.evidence[-3] == f"pid {orphan} has lost its parent; it is now the child of {adopter}"
+    with scene("fork=workers") as made:
+        first = made.first()
+        first.tell_orphans()
+        assert len(made.evidence) == 1
+        first.process.signal_left(signal.SIGKILL)
+        first.process.wait(PATIENCE)
+        first.tell_orphans()
+        assert len(made.evidence) == 3
+
+
+def parent(pid) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
 def test_a_second_one_does_not_serve_by_the_file_of_the_first(scene):
     with scene("exists=wait") as made:
         made.first()
@@ -141,10 +165,28 @@ def test_a_signal_goes_to_the_main_process_or_to_what_it_has_left(scene):
             assert first.stop(signal.SIGINT)
             assert first.gone
             assert first.pids == []
-            assert re.fullmatch(r"SIGINT to the first \(pid \d+\)", made.evidence[-2])
+            whom = (
+                r"the process group of the first \(pid \d+, \d+, \d+\)"
+                if "workers" in traits
+                else r"the first \(pid \d+\)"
+            )
+            assert re.fullmatch(f"SIGINT to {whom}", made.evidence[-2])
             assert re.fullmatch(r"the first has ended .*, after \d+\.\d\d s", made.evidence[-1])
             assert made.look().state is State.ABSENT
             assert made.evidence[-1].startswith("the path: ")
+
+
+def test_what_a_launcher_leaves_that_dies_of_a_signal_is_sent_it_too(scene):
+    with scene("fork=daemon-launched") as made:
+        first = made.first()
+        (served,) = set(first.pids) - {first.process.pid}
+        assert first.ends_by(signal.SIGTERM)
+        assert made.evidence[-4:-1] == [
+            f"SIGTERM to the first (pid {first.process.pid})",
+            f"pid {first.process.pid}, which has started what serves, has died of it",
+            f"SIGTERM to the first (pid {served})",
+        ]
+        assert made.look().state is State.ABSENT
 
 
 def test_who_does_not_end_is_killed(scene):
@@ -246,10 +288,11 @@ def test_it_is_known_whose_socket_the_path_leads_to(scene):
         assert made.who_serves([first, second]) is second
         with pytest.raises(Skipped, match="none that they are seen to have"):
             made.who_serves([first])
-        assert first.claims() is second.claims() is Claim.BY_NAME
+        assert claims(first) == claims(second) == [Claim.BY_NAME]
+        assert not first.claims().keys() & second.claims()
         second.stop()
         assert made.who_serves([first, second]) is None
-        assert second.claims() is Claim.NONE
+        assert claims(second) == []
         with obstacle(Obstacle.LISTENER, made.path), pytest.raises(Skipped, match="none that they are seen to have"):
             made.who_serves([first, second])
 
@@ -269,12 +312,75 @@ def test_those_that_accept_are_told_from_a_master_that_holds_the_socket_too(scen
         assert first.accepting() == [first.process.pid]
 
 
-def test_one_that_was_renamed_into_place_claims_by_another_name_when_it_has_been_replaced(scene):
-    with scene("exists=unlooked,place=rename") as made:
-        first = made.first()
-        assert made.who_serves([first]) is first
-        assert made.instance().start("the second").settle() is Start.SERVES
-        assert first.claims() is Claim.BY_ANOTHER_NAME
+BINDS = """
+import os, socket, sys, tempfile, time
+
+how, path = sys.argv[1:]
+parent, name = os.path.split(path)
+
+def bind(name):
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(name)
+    listener.listen()
+    return listener
+
+def private(name):
+    kept.append(bind(name))
+
+kept = []
+if how.startswith("private"):
+    private(os.path.basename(path) if how == "private-of-the-same-name" else "control")
+if how.startswith("beside"):
+    if os.path.lexists(path + ".control"):
+        os.unlink(path + ".control")
+    private(path + ".control")
+if how.startswith("moved"):
+    made = tempfile.mkdtemp(dir=parent if how == "moved" else None)
+    kept.append(bind(made + "/s"))
+    os.rename(made + "/s", path)
+    os.rmdir(made)
+else:
+    if os.path.lexists(path):
+        os.unlink(path)
+    if how in ("relative", "dot", "left"):
+        os.chdir(parent)
+    names = {"relative": name, "left": name, "dot": "./" + name, "doubled": parent + "//" + name}
+    names |= {"up": parent + "/../" + os.path.basename(parent) + "/" + name, "real": os.path.realpath(path)}
+    kept.append(bind(names.get(how, path)))
+    if how == "left":
+        os.chdir("/")
+time.sleep(3600)
+"""
+
+
+def claims(run, seen=()) -> list[Claim]:
+    return list(run.claims(seen).values())
+
+
+@pytest.mark.parametrize(
+    ("how", "unseen"),
+    [
+        *((how, [Claim.BY_NAME]) for how in ("absolute", "relative", "dot", "doubled", "up", "real")),
+        *((how, [Claim.BY_NAME]) for how in ("private", "private-of-the-same-name", "beside")),
+        ("moved", [Claim.BY_ANOTHER_NAME]),
+        ("moved-from-elsewhere", []),
+        ("left", None),  # it depends on when it is looked at first
+    ],
+)
+def test_a_socket_counts_as_bound_to_the_path_however_it_was_named(scene, planted, how, unseen):
+    command = [planted()[0], "{dir}/binds.py", how, "{socket}"]
+    with scene(command=command, files={"binds.py": BINDS}, ping=None) as made:
+        os.symlink("p", os.path.join(made.top, "link"))
+        path = os.path.join(made.top, "link", "sock")
+        first = made.first(path=path)
+        seen = sockets_at(path)
+        second = made.instance(path).start("the second")
+        assert second.settle() is Start.SERVES
+        assert made.who_serves([first, second], path) is second
+        assert len(first.claims(seen)) == len(second.claims(sockets_at(path))) == 1
+        assert first.claims(seen).keys() == seen
+        if unseen is not None:
+            assert claims(first) == unseen
 
 
 def test_a_file_that_is_held_on_to_is_known_from_the_next_one(scene):

@@ -101,6 +101,45 @@ def test_no_path_is_called_lost_that_was_handed_over_or_is_bound_anew(probe, tra
     assert re.fullmatch(found, finding.outcome or finding.why), finding.describe()
 
 
+HANDS_OVER = """
+import fcntl, os, socket, sys, time
+
+path = sys.argv[1]
+beside = path + ".heir"
+lock = os.open(os.path.dirname(path), os.O_RDONLY)
+fcntl.flock(lock, fcntl.LOCK_EX)
+with socket.socket(socket.AF_UNIX) as sock:
+    try:
+        sock.connect(beside)
+        listener = socket.socket(fileno=socket.recv_fds(sock, 1, 1)[1][0])
+    except FileNotFoundError:
+        if os.path.lexists(path):
+            os.unlink(path)
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(path)
+        listener.listen()
+    else:
+        os.unlink(beside)
+heir = socket.socket(socket.AF_UNIX)
+heir.bind(beside)
+heir.listen()
+os.close(lock)
+client = heir.accept()[0]
+heir.close()
+socket.send_fds(client, [b"!"], [listener.fileno()])
+time.sleep(0.2)
+listener.close()
+time.sleep(0.5)  # for its clients' answers
+"""
+
+
+def test_who_hands_its_listener_over_is_no_second_owner(audit):
+    """Under a lock the later one asks for the earlier one's: one socket is bound, once."""
+    subject = Subject([PYTHON, "-S", "-E", "{dir}/hands-over.py", "{socket}"], files={"hands-over.py": HANDS_OVER})
+    finding = audit(subject, "race-over-stale")
+    assert (finding.outcome, finding.facts["one"]) == ("exclusive", 10), finding.describe()
+
+
 @pytest.mark.parametrize(
     ("probe", "traits", "why"),
     [

@@ -305,6 +305,27 @@ def test_signals_go_to_the_main_process(driver):
     assert driver.ask(op="signal", signal=signal.SIGUSR1) == []
 
 
+def test_a_signal_may_go_to_the_process_group_of_the_main_process(driver):
+    source = f"""
+import os
+if not os.fork():
+    os.setpgid(0, 0)
+if not os.fork():
+    os.setsid()
+os.fork()
+{SAYS}{WAITS}"""
+    main = driver.start(*python(source))
+    said = driver.said(8)
+    group = {pid for pid in said if os.getpgid(pid) == main}
+    assert len(group) == 2
+    assert set(driver.ask(op="signal", signal=signal.SIGUSR1, left=True, group=True)) == group
+    exited = driver.hear()
+    assert (exited["code"], set(exited["left"])) == (-signal.SIGUSR1, set(said) - group)
+    assert set(driver.ask(op="signal", signal=signal.SIGKILL, left=True, group=True)) < set(said) - group
+    driver.tell(op="kill")
+    driver.finish()
+
+
 def test_it_is_stopped_when_sigstop_is_answered(driver):
     main = driver.start("sleep", "60")
     for _ in range(20):

@@ -6,7 +6,7 @@ import errno
 import os
 import select
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -23,7 +23,7 @@ from udslab.state import State, Status, status
 from udslab.supervisor import is_deaf, stat_of
 from udslab.word import Word
 
-__all__ = ["Claim", "Host", "Instance", "Pinned", "Run", "Scene", "Server", "Skipped", "Start", "User"]
+__all__ = ["Claim", "Host", "Instance", "Pinned", "Run", "Scene", "Server", "Skipped", "Start", "User", "sockets_at"]
 
 LEAST_PATIENCE = 10.0
 """Seconds after which "it did not happen" may be said, at the least."""
@@ -55,14 +55,15 @@ class Start(Word):
 
 
 class Claim(Word):
-    """What a server that runs has bound, of its path."""
+    """By what a socket that serves is known to have been bound to a path."""
 
-    NONE = "none"
     BY_NAME = "by-name"
-    """A socket that serves, by the very name."""
+    """It was bound by the very name."""
+    SEEN = "seen-there"
+    """It was bound by another name, and the path has led to its file."""
     BY_ANOTHER_NAME = "by-another-name"
-    """A socket that serves, by another name in the directory, and its file is gone: it was renamed into place and then
-    replaced, or it will be closed at once by who has found out that the path is taken."""
+    """It was bound by another name in the path's directory or below, and neither its file nor another one is there any
+    more: it was renamed into place and then replaced."""
 
 
 @dataclass(frozen=True)
@@ -107,8 +108,9 @@ class Server(Protocol):
     def tree(self) -> Sequence[Mapping[str, Any]]:
         """What lives of it."""
 
-    def signal_left(self, number: int) -> Sequence[int]:
-        """Send a signal to the first process, or those that it has left; the pids."""
+    def signal_left(self, number: int, group: bool = False) -> Sequence[int]:
+        """Send a signal to the first process, with ``group`` to all of its process group, or to those that it has left;
+        the pids."""
 
     def open_files(self, room: bool, pids: Sequence[int] = ()) -> Sequence[int]:
         """Take the room for another open file from these of it, or give it back to all; the pids."""
@@ -193,6 +195,10 @@ class Run:
         """Seconds from its start until it served."""
         self.file: tuple[int, int] | None = None
         """Device and inode of the file by which it was first seen to serve."""
+        self._launcher_stays = False
+        """Whether its first process does not serve and has not ended, when it has come to rest."""
+        self._bound: dict[int, bytes] = {}
+        """The sockets by which it has been seen to serve, and where each was bound."""
 
     def settle(self, condition: Condition = LISTENING) -> Start:
         """Wait until it serves its path by another file than was served before, or nothing of it lives, or patience is
@@ -208,7 +214,7 @@ class Run:
 
     def _own_file(self) -> tuple[int, int] | None:
         """Device and inode of the file at its path; None if it is seen that the socket behind that is not its own."""
-        bound = set() if self._scene.host.is_image else _sockets_at(self.path)
+        bound = set() if self._scene.host.is_image else sockets_at(self.path)
         if bound and all(map(_shows_its_files, self.pids)) and not bound & self.sockets():
             self._scene.note(f"the socket behind the path is none of {self.name}")
             return None
@@ -219,6 +225,7 @@ class Run:
             with Readiness(self.path, (condition,), others=self._others) as readiness:
                 found = readiness.wait(self.process, self._scene.patience)
         except TimedOut:
+            self.tell_orphans()
             self._scene.note(f"{self.name} neither serves the path nor has ended after {self._scene.patience:.0f} s")
             self._scene.quote(self)
             return Start.HANGS
@@ -244,6 +251,17 @@ class Run:
         with suppress(AgentGone):  # it ends just now
             return [found["pid"] for found in self.process.tree()] if not self.gone else []
         return []
+
+    def tell_orphans(self) -> None:
+        """Put into the evidence whose children those are that have lost their parent: not those of process 1."""
+        if self._scene.host.is_image:
+            return
+        pids = self.pids
+        parents = {pid: int(fields[1]) for pid in pids if (fields := stat_of(pid))}
+        for pid, parent in parents.items():
+            if pid != self.process.pid and parent not in pids:
+                what = f"pid {pid} has lost its parent; it is now the child of the audit's supervisor (pid {parent})"
+                self._scene.note(f"{what}, not of process 1")
 
     def how(self) -> str:
         """How it has ended, in words."""
@@ -271,21 +289,39 @@ class Run:
         first = self.process.pid
         if len(pids) < 2 or first not in pids:
             return
-        if not _sockets_at(self.path) & diag.sockets_of(first):
-            with suppress(TimedOut):
+        if not sockets_at(self.path) & diag.sockets_of(first):
+            try:
                 self.process.wait(_LAUNCHED)
+            except TimedOut:
+                self._launcher_stays = True
 
-    def send(self, number: int) -> None:
-        """Send a signal to its main process, or if that has exited to those that it has left."""
+    def send(self, number: int) -> set[int]:
+        """Send a signal to its main process, or if that has exited to those that it has left. SIGINT goes to all of the
+        main process's group, as a terminal sends it. The pids."""
         name = signal.Signals(number).name
         with suppress(AgentGone):  # it has ended
-            pids = self.process.signal_left(number)
-            self._scene.note(f"{name} to {self.name} (pid {', '.join(map(str, pids))})")
+            pids = self.process.signal_left(number, group=number == signal.SIGINT)
+            whom = f"the process group of {self.name}" if len(pids) > 1 and number == signal.SIGINT else self.name
+            self._scene.note(f"{name} to {whom} (pid {_list(pids)})")
             for pid in pids:
                 if self._scene.host.is_image and is_deaf(pid, number):
                     what = f"pid {pid} is the first process of its container and has no handler for {name}: the kernel"
                     what += " does not deliver it (pid_namespaces(7)); with an init (docker run --init) it would end"
                     self._scene.note(what)
+            return set(pids)
+        return set()
+
+    def ends_by(self, number: int) -> bool:
+        """Whether nothing of it lives after a signal, before patience is at its end. Those that a first process leaves
+        serving that has not served itself, and dies of the signal, are sent it, too: it may have been about to end."""
+        told = self.send(number)
+        if self._launcher_stays:
+            with suppress(TimedOut):
+                died = self.process.wait(self._scene.patience) == -number
+                if died and not self.gone and not told & set(self.pids):
+                    self._scene.note(f"pid {self.process.pid}, which has started what serves, has died of it")
+                    self.send(number)
+        return self.ends()
 
     def ends(self) -> bool:
         """Whether nothing of it lives before patience is at its end."""
@@ -298,8 +334,7 @@ class Run:
 
     def stop(self, number: int = signal.SIGTERM) -> bool:
         """A signal, and SIGKILL to all of it if it does not end; whether it ended by itself."""
-        self.send(number)
-        if self.ends():
+        if self.ends_by(number):
             return True
         self.kill()
         return False
@@ -344,27 +379,45 @@ class Run:
         masters = {parent for pid in serving for parent in _ancestors(pid)} - set(serving)
         return [pid for pid in holders if pid not in masters]
 
-    def claims(self) -> Claim:
-        """Whether it serves by a socket that it has bound to its path, wherever the path leads now."""
-        sockets = self.sockets()
+    def claims(self, seen: Collection[int] = ()) -> dict[int, Claim]:
+        """The sockets by which it serves that it has bound to its path, wherever the path leads now. ``seen``: those to
+        whose file it has led."""
         directory, name = os.path.split(os.fsencode(self.path))
-        found = Claim.NONE
-        for entry in diag.listing():
-            if entry.inode not in sockets or entry.name is None or not (entry.listening or not entry.type.connects):
-                continue
-            # A relative name, too: it may have changed its directory.
-            where, bound = os.path.split(entry.name)
-            if where in (directory, b"") and bound == name:
-                return Claim.BY_NAME
-            if where in (directory, b"") and entry.file is not None and entry.file[1] not in _inodes(directory):
-                found = Claim.BY_ANOTHER_NAME
+        directory = os.path.realpath(directory)
+        found = {}
+        for inode, bound in self._serving().items():
+            if bound == os.path.join(directory, name):
+                found[inode] = Claim.BY_NAME
+            elif inode in seen:
+                found[inode] = Claim.SEEN
+            elif bound.startswith(directory + b"/") and not os.path.lexists(bound):
+                found[inode] = Claim.BY_ANOTHER_NAME
         return found
 
+    def _serving(self) -> dict[int, bytes]:
+        """The sockets by which it serves, and where each was bound, as far as its name tells."""
+        held = {inode: pid for pid in self.pids for inode in diag.sockets_of(pid)}
+        for entry in diag.listing():
+            serves = entry.listening or not entry.type.connects
+            # What was seen once is kept: its process may change its directory, and later dumps may miss it.
+            if entry.inode in held and entry.inode not in self._bound and serves and entry.name:
+                self._bound[entry.inode] = _place_of(entry.name, held[entry.inode])
+        return {inode: self._bound[inode] for inode in held if inode in self._bound}
 
-def _inodes(directory: bytes) -> set[int]:
-    """The inodes of what is in a directory, as sock_diag has them: 32 bits."""
-    with os.scandir(directory) as entries:
-        return {entry.inode() & 0xFFFFFFFF for entry in entries}
+
+def _place_of(name: bytes, pid: int) -> bytes:
+    """The path that a name of a process's socket leads to, but for its last part, which bind does not follow either;
+    the name itself if that cannot be told."""
+    if name[:1] == b"\0":
+        return name
+    try:
+        root, current = (os.readlink(b"/proc/%d/%b" % (pid, link)) for link in (b"root", b"cwd"))
+    except OSError:
+        return name
+    if name[:1] == b"/":
+        name = root.rstrip(b"/") + name
+    directory, last = os.path.split(name)
+    return os.path.join(os.path.realpath(os.path.join(current, directory)), last)
 
 
 class Pinned:
@@ -491,7 +544,7 @@ class Scene:
         deadline = Deadline(_TABLES)
         while status(where).serving:
             # Of an image, the processes cannot be seen from here.
-            bound = set() if self.host.is_image else _sockets_at(where)
+            bound = set() if self.host.is_image else sockets_at(where)
             owner = next((run for run in runs if bound & run.sockets()), None) or self._known(runs, where)
             if owner is not None:
                 return owner
@@ -533,7 +586,7 @@ class Scene:
             os.chmod(directory, before.st_mode & 0o7777)
 
 
-def _sockets_at(path: str) -> set[int]:
+def sockets_at(path: str) -> set[int]:
     """The inode numbers of the sockets that are bound to what a path leads to."""
     return {entry.inode for entry in _bound_to(path)}
 

@@ -154,8 +154,8 @@ class Program:
                 if self.returncode is None:
                     raise
 
-    def signal_left(self, number: int) -> list[int]:
-        """Send a signal to process 1; its pid on the engine's machine."""
+    def signal_left(self, number: int, group: bool = False) -> list[int]:
+        """Send a signal to process 1, to which alone the engine sends any; its pid on the engine's machine."""
         self.send_signal(number)
         return [self.pid]
 

@@ -11,7 +11,7 @@ from contextlib import suppress
 
 from udslab.audit.probes.in_the_way import make_stale
 from udslab.audit.probes.probe import probe
-from udslab.audit.scene import Claim, Instance, Run, Scene
+from udslab.audit.scene import Instance, Run, Scene, sockets_at
 from udslab.deadline import Deadline, now
 from udslab.state import State, status
 from udslab.word import Word
@@ -22,12 +22,12 @@ ROUNDS = 10
 _LEAD = 0.05
 """Seconds from the order to the start, in which both are made ready for it."""
 _PAUSE = 0.01
-_MISSED = 0.3
-"""Seconds for which a socket counts that was seen: the next dumps of the kernel's tables may miss it."""
 _SETTLED = 2.0
-"""Seconds for which two must have a path by another name, for who finds out that it is taken has such a socket for a
-moment. And those for which it must lead to nobody before it is called lost, for some bind anew: if none has, in an
-earlier round, for as long as it is waited at the least."""
+"""Seconds for which what may yet change must stay as it is, if it has once, in an earlier round, stayed so for as long
+as it is waited at the least: some find out that the path is taken when they have bound it, some bind anew, and some
+wait for it."""
+_FLAPS = 3
+"""After so many times as long it is judged as it is."""
 
 
 class _Round(Word):
@@ -44,10 +44,11 @@ class _Round(Word):
 def race_over_stale(scene: Scene) -> str:
     """Two are started at the same instant over a bare stale file, ten times."""
     rounds: list[_Round] = []
+    stayed: set[_Round] = set()
     for number in range(ROUNDS):
         path = os.path.join(scene.make_directory(f"round-{number}"), os.path.basename(scene.path))
         make_stale(scene, path)
-        rounds.append(_race(scene, path, [scene.instance(path), scene.instance(path)], rounds))
+        rounds.append(_race(scene, path, [scene.instance(path), scene.instance(path)], stayed))
     return _outcome(scene, rounds)
 
 
@@ -56,10 +57,11 @@ def race_after_kill(scene: Scene) -> str:
     """The same over all that a killed instance has left, ten times: that one again, and a second one."""
     instances = [scene.instance(), scene.instance()]
     rounds: list[_Round] = []
+    stayed: set[_Round] = set()
     for _ in range(ROUNDS):
         if status(scene.path).state is not State.STALE:  # at first, or what the last round has left is something else
             _leave_stale(scene, instances[0])
-        rounds.append(_race(scene, scene.path, instances, rounds))
+        rounds.append(_race(scene, scene.path, instances, stayed))
     return _outcome(scene, rounds)
 
 
@@ -79,53 +81,47 @@ def _outcome(scene: Scene, rounds: Sequence[_Round]) -> str:
     return "refuses" if counts[_Round.NONE] == len(rounds) else "races"
 
 
-def _race(scene: Scene, path: str, instances: Sequence[Instance], before: Sequence[_Round]) -> _Round:
+def _race(scene: Scene, path: str, instances: Sequence[Instance], stayed: set[_Round]) -> _Round:
     at = now() + _LEAD
     names = ("the first", "the second")
     with ThreadPoolExecutor(len(instances)) as pool:  # each start is told of when it has happened
         runs = list(pool.map(lambda instance, name: instance.start(name, path, at=at), instances, names))
-    found = _watch(scene, path, runs, _SETTLED if _Round.PATH_LOST in before else scene.patience)
+    found = _watch(scene, path, runs, stayed)
     for run in runs:
         run.process.kill()
     scene.note(f"a round has ended with {found}")
     return found
 
 
-def _watch(scene: Scene, path: str, runs: Sequence[Run], lost: float) -> _Round:
-    """Look until it is decided whose the path is, or patience is at its end. ``lost``: seconds for which it must lead
-    to nobody before it is."""
-    deadline = Deadline(scene.patience)
+def _watch(scene: Scene, path: str, runs: Sequence[Run], stayed: set[_Round]) -> _Round:
+    """Look until it is decided whose the path is. ``stayed``: what has once stayed so for as long as patience."""
+    limit = Deadline(_FLAPS * scene.patience)
     doubt: tuple[_Round, Deadline] | None = None
-    seen: dict[Run, tuple[Claim, Deadline]] = {}
+    seen: set[int] = set()
     while True:
         living = [run for run in runs if not run.gone]
         if not living:
             return _Round.NONE
-        for run in living:
-            claim = run.claims()
-            if claim is not Claim.NONE:
-                seen[run] = claim, Deadline(_MISSED)
-        claims = {run: seen[run][0] for run in living if run in seen and not seen[run][1].passed}
+        seen |= sockets_at(path)
+        claims = {run: claim for run in living if (claim := run.claims(seen))}
         owner = scene.who_serves(living, path)
-        if len({*claims, owner} - {None}) == len(runs):
+        one, other = (claims.get(run, {}).keys() for run in runs)
+        if one - other and other - one:  # a socket that has been handed over is that of one server
             found = _Round.BOTH
-            sure = all(claim is Claim.BY_NAME for claim in claims.values())
         elif owner is not None:
             found = _Round.ONE
-            sure = len(living) < len(runs)
         else:
             found = _Round.PATH_LOST if claims else _Round.NONE
-            sure = False
-        if not sure and found in (_Round.BOTH, _Round.PATH_LOST):
-            if doubt is None or doubt[0] is not found:
-                doubt = found, Deadline(lost if found is _Round.PATH_LOST else _SETTLED)
-            sure = doubt[1].passed
-        else:
-            doubt = None
-        if sure or (deadline.passed and found is not _Round.PATH_LOST):
+        if doubt is None or doubt[0] is not found:
+            doubt = found, Deadline(_SETTLED if found in stayed else scene.patience)
+        if doubt[1].passed and found is not _Round.NONE:  # starts take their time
+            stayed.add(found)
+        ended = found is _Round.ONE and len(living) < len(runs)
+        if ended or doubt[1].passed or (limit.passed and found is not _Round.PATH_LOST):
             scene.note(f"still running: {', '.join(f'{run.name} (pid {run.pids})' for run in living)}")
             for run, claim in claims.items():
-                scene.note(f"{run.name} serves by a socket that it has bound to the path ({claim})")
+                how = ", ".join(sorted(set(claim.values())))
+                scene.note(f"{run.name} serves by a socket that it has bound to the path ({how})")
             scene.note(f"the path leads to {owner.name}" if owner is not None else "the path leads to none of them")
             return found
         select.select([], [], [], _PAUSE)

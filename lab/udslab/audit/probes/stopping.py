@@ -6,11 +6,15 @@ import os
 import signal
 
 from udslab.audit.probes.probe import probe
-from udslab.audit.scene import Scene, Skipped, Start
+from udslab.audit.scene import Run, Scene, Skipped, Start
 from udslab.obstacles import Obstacle, obstacle
 from udslab.state import State
 
 __all__ = ["exit_deletes_foreign", "int_cleanup", "kill_main", "stale_restart", "term_cleanup"]
+
+
+_LATER = 2.0
+"""Seconds from when it serves in which a server installs its handlers of signals; no event tells of it."""
 
 
 @probe("term-cleanup")
@@ -26,14 +30,21 @@ def int_cleanup(scene: Scene) -> str:
 
 
 def _cleanup(scene: Scene, number: int) -> str:
-    first = scene.first()
-    first.send(number)
-    if not first.ends():
+    word = _end(scene, scene.first(), number)
+    if word != "left":
+        return word
+    path = os.path.join(scene.make_directory("again"), os.path.basename(scene.path))
+    first = scene.first(path=path)
+    scene.note(f"once more, {_LATER:.0f} s after that: it may have had no handler of the signal yet")
+    first.process.gone_within(_LATER)
+    return _end(scene, first, number)
+
+
+def _end(scene: Scene, run: Run, number: int) -> str:
+    if not run.ends_by(number):
         return "ignored"
-    scene.facts["exit"] = first.how()
-    if scene.look().state is State.ABSENT:
-        return "removed"
-    return "left"
+    scene.facts["exit"] = run.how()
+    return "removed" if scene.look(run.path).state is State.ABSENT else "left"
 
 
 @probe("stale-restart")
@@ -59,6 +70,7 @@ def kill_main(scene: Scene) -> str:
         outcome = "all-exit"
     else:
         scene.facts["survivors"] = len(first.pids)
+        first.tell_orphans()
         outcome = "orphans-listen" if scene.look().serving else "orphans"
     again = first.instance.start("the restarted one")
     scene.facts["restart"] = _WORDS[again.settle()]

@@ -25,18 +25,23 @@ TRAITS = {  # the first choice of each is the perfect server's
     # listener, a helper has not; those that are tied end with the main process.
     "fork": ("no", "daemon", "daemon-late", "daemon-twice", "workers", "tied-workers", "helper"),
     # What is done about what is at the path. unlooked: bind alone decides. retry: as the first, for three seconds.
-    # give-up: removes it, and fails then. truncate: leaves an empty file there, through a link. wait: for ever. ask: as
-    # the first, and waits for an answer of whoever listens. elsewhere: serves another path. take-over: tells whoever
-    # listens to end, and waits for it; take-over-late: when it has the path.
+    # give-up: removes it, and fails then. truncate: leaves an empty file there, through a link. wait: for ever;
+    # stubbornly: also when it is told to end. ask: as the first, and waits for an answer of whoever listens. elsewhere:
+    # serves another path. take-over: tells whoever listens to end, and waits for it; take-over-late: when it has the
+    # path. hand-over: has the listener from whoever listens, who serves nobody from then on. move-aside: keeps it under
+    # another name.
     "exists": (
         *("replace-stale", "unlooked", "retry", "unlink", "unlink-socket", "unlink-all", "unlink-empty"),
-        *("give-up", "truncate", "wait", "ask", "elsewhere"),
-        *("take-over", "take-over-late"),
+        *("give-up", "truncate", "wait", "wait-stubbornly", "ask", "elsewhere"),
+        *("take-over", "take-over-late", "hand-over", "move-aside"),
     ),
+    # by-client: it removes its own file when it has a first client.
+    "unlinked": ("at-the-end", "by-client"),
     # bound-anew: one whose path leads to nothing binds it once more, after three seconds.
     "lost": ("for-good", "bound-anew"),
     "links": ("kept", "followed"),
-    "place": ("bind", "rename"),
+    # link: a link to what was bound is renamed into place.
+    "place": ("bind", "rename", "link"),
     "parent": ("needed", "made", "awaited"),
     "denied": ("refused", "chmod", "wait"),
     "long": ("refused", "cut-107", "cut-95", "cut-90", "relative", "wait"),
@@ -44,7 +49,7 @@ TRAITS = {  # the first choice of each is the perfect server's
     "lock": ("directory", "none", "file", "exclusive-file"),
     # some: what is in use is named, what cannot be is not. cut: by 95 bytes of its path at the most.
     "errors": ("named", "some", "cut", "unnamed", "silent"),
-    "refused": ("exit", "unlink"),
+    "refused": ("exit", "unlink", "chmod"),
     "mode": ("umask", "0600", "0666", "0777"),
     "type": ("stream", "dgram", "seqpacket"),
     "backlog": ("128", "5"),
@@ -193,7 +198,9 @@ class Server:
         elif long == "wait" and len(os.fsencode(self.path)) > 107:
             wait_for_ever()
         if os.path.lexists(self.path):
-            if exists == "wait":
+            if exists.startswith("wait"):
+                if exists == "wait-stubbornly":
+                    signal.signal(signal.SIGTERM, signal.SIG_IGN)
                 wait_for_ever()
             elif exists == "ask":
                 self.ask()
@@ -246,6 +253,8 @@ class Server:
             os.unlink(path)
             if exists == "give-up":
                 raise OSError(errno.EIO, "something was there")
+        elif exists == "move-aside":
+            os.rename(path, f"{path}.old")
         elif exists == "unlink-all" and stat.S_ISDIR(mode):
             for name in os.listdir(path):
                 os.unlink(os.path.join(path, name))
@@ -288,6 +297,10 @@ class Server:
         if self.type != socket.SOCK_DGRAM:
             sock.listen(int(self.traits["backlog"]))
         if bound != path:
+            if self.traits["place"] == "link":
+                os.symlink(os.path.basename(bound), f"{bound}.link")
+                bound = f"{bound}.link"
+                self.own[path] = identity(bound)
             try:
                 os.rename(bound, path)
             except OSError:
@@ -311,6 +324,9 @@ class Server:
         directory = os.path.dirname(self.path) or "."
         give_up = time.monotonic() + 3
         self.lock.open(directory)
+        if self.traits["exists"] == "hand-over" and self.receive():
+            os.close(self.listening[1])
+            return
         while True:
             try:
                 with self.lock:
@@ -332,11 +348,32 @@ class Server:
                     raise
                 time.sleep(0.1)
 
+    def receive(self):
+        """Whether it has the listener of whoever has the path."""
+        with socket.socket(socket.AF_UNIX) as sock:
+            if sock.connect_ex(f"{self.path}.hand"):
+                return False
+            (listener,) = socket.recv_fds(sock, 1, 1)[1]
+        self.listeners.append(socket.socket(fileno=listener))
+        self.own[self.path] = identity(self.path)
+        return True
+
+    def hand_over(self, sock):
+        """The listener goes to whoever asks for it first; clients stay."""
+        client = sock.accept()[0]
+        socket.send_fds(client, [b"!"], [self.listeners[0].fileno()])
+        null = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(null, self.listeners[0].fileno())  # of the thread that waits there
+        client.close()
+
     def refuse(self, error):
         """Exits, for the path cannot be had."""
         self.tidy("unlink-own")
         if self.traits["refused"] == "unlink":
             remove(self.path)
+        elif self.traits["refused"] == "chmod":
+            with contextlib.suppress(OSError):
+                os.chmod(self.path, 0o666)
         named = self.traits["errors"] in ("named", "cut") or (
             self.traits["errors"] == "some" and error.errno == errno.EADDRINUSE
         )
@@ -423,6 +460,12 @@ class Server:
             self.refuse(error)
         if not self.children or fork == "helper":
             self.work()
+        if self.traits["exists"] == "hand-over":
+            hand = socket.socket(socket.AF_UNIX)
+            remove(f"{self.path}.hand")
+            hand.bind(f"{self.path}.hand")
+            hand.listen()
+            _thread.start_new_thread(self.hand_over, (hand,))
         say("serving")
         if self.waiting_parent is not None:
             self.tell_parent()
@@ -521,6 +564,8 @@ class Server:
                     if not data:
                         break
                     asked = True
+                    if self.traits["unlinked"] == "by-client":
+                        self.remove_own(self.path, self.own[self.path])
                     if self.traits["half-close"] == "aborts" and self.closes(client):
                         return
                     if self.traits["request"] == "echo":

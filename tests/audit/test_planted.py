@@ -354,6 +354,8 @@ def at_link(stage, target):
     """What becomes of a link to ``target`` at a start."""
     stage.path.symlink_to(target)
     start = stage.start().settle()
+    if stage.path.is_symlink() and stage.path.readlink() != target:
+        return "link-replaced"
     if stage.path.is_symlink():
         return {EXITED: "refused-kept", WAITS: "hangs", SERVES: "starts-through-link"}[start]
     if start == SERVES:
@@ -365,9 +367,10 @@ def at_link(stage, target):
 def symlink_to_file(stage):
     target = stage.directory / "target"
     target.write_text("content")
-    before = target.lstat().st_ino
+    before = target.lstat()
     word = at_link(stage, target)
-    kept = target.is_file() and target.lstat().st_ino == before and target.read_text() == "content"
+    kept = target.is_file() and os.path.samestat(target.lstat(), before) and target.read_text() == "content"
+    kept = kept and target.lstat().st_mode == before.st_mode
     return word if kept else "target-damaged", {}
 
 
@@ -484,10 +487,10 @@ def foreign_stale(stage):
     parent.chmod(0o1777)
     path = parent / "s"
     stage.stale(path)
-    os.chown(path, NOBODY - 1, NOBODY - 1)
+    os.chown(path, 1, 1)
     server = stage.start(path, user=stage.for_others())
     start = server.settle()
-    assert path.lstat().st_uid == (NOBODY if start == SERVES else NOBODY - 1)
+    assert path.lstat().st_uid == (NOBODY if start == SERVES else 1)
     return {SERVES: "starts", EXITED: "refused", WAITS: "hangs"}[start], {}
 
 

@@ -13,11 +13,14 @@ from plants import PLANTED, PLANTS, PYTHON, Plant, make_capable
 
 import udslab
 from udslab.audit import Subject
+from udslab.audit.auditor import Auditor
+from udslab.audit.host import ProcessHost, user_named
 from udslab.audit.probes.clients import _Use
 from udslab.audit.verdicts import VERDICTS
 from udslab.scratch import scratch_directory
 
 ROOT = os.geteuid() == 0
+NEITHER = "that is neither to keep nor to delete it"
 
 
 def subject_of(plant, python=PYTHON):
@@ -107,6 +110,11 @@ def test_no_path_is_called_lost_that_was_handed_over_or_is_bound_anew(probe, tra
         ("descriptor-exhaustion", "exhausted=end", "it has ended meanwhile by itself"),
         ("path-length", "long=wait", "it neither works nor says no: it hangs"),
         ("vanishing-clients", "vanished=ends", "it has ended meanwhile by itself"),
+        ("regular-file", "exists=move-aside", f"it is whole, and was moved to .*/p/sock.old: {NEITHER}"),
+        ("symlink-to-file", "exists=move-aside,links=followed", f"it is whole, .*/p/sock.target.old: {NEITHER}"),
+        ("directory", "exists=move-aside", f"it is whole, and was moved to .*/empty/sock.old: {NEITHER}"),
+        ("regular-file", "refused=chmod", f"it is kept, but its mode 0600 is 0666 now: {NEITHER}"),
+        ("directory", "refused=chmod", f"it is kept, but its mode 0755 is 0666 now: {NEITHER}"),
         pytest.param(
             *("exit-deletes-foreign", "term=ignore,int=ignore"),
             "it ends by neither signal, and was killed: it had no chance to remove anything at its end",
@@ -116,7 +124,8 @@ def test_no_path_is_called_lost_that_was_handed_over_or_is_bound_anew(probe, tra
 )
 def test_what_cannot_be_told_is_skipped(probe, traits, why, audit):
     finding = audit(subject_of(Plant(probe, "", "", traits)), probe)
-    assert (finding.verdict, finding.why) == ("skip", why), finding.describe()
+    assert finding.verdict == "skip", finding.describe()
+    assert re.fullmatch(why, finding.why), finding.describe()
     assert "spins" not in finding.facts
 
 
@@ -138,6 +147,14 @@ def test_what_cannot_be_told_is_skipped(probe, traits, why, audit):
 def test_what_only_root_cannot_tell_is_skipped(plant, why, audit, readable):
     finding = audit(subject_of(plant, make_capable(readable) if plant.capable else PYTHON), plant.probe)
     assert (finding.verdict, finding.why) == ("skip", why), finding.describe()
+
+
+@pytest.mark.skipif(not ROOT, reason="needs root, for another user's files and servers")
+def test_another_users_file_is_another_ones_also_for_the_user_with_uid_1():
+    plant = Plant("foreign-stale", "", "", "exists=unlink")
+    with ProcessHost(user_named("daemon")) as host:  # its uid is 1
+        finding = Auditor(subject_of(plant), host).audit(plant.probe)
+    assert finding.outcome == "refused", finding.describe()
 
 
 @pytest.mark.parametrize(

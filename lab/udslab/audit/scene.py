@@ -383,6 +383,29 @@ class Pinned:
             return False
         return (found.st_dev, found.st_ino) == (self._was.st_dev, self._was.st_ino)
 
+    @property
+    def where(self) -> str:
+        """A name that it has now, wherever that is; empty if it has none any more. Of a file whose first name has gone
+        the kernel tells no other one."""
+        if not os.fstat(self._fd).st_nlink:
+            return ""
+        return os.readlink(f"/proc/self/fd/{self._fd}").replace(" (deleted)", ", under another name")
+
+    def changed(self) -> str:
+        """What has become of its mode and its owner, in words; empty if they are as before."""
+        now = os.fstat(self._fd)
+        pairs = (
+            ("mode", f"{self._was.st_mode & 0o7777:04o}", f"{now.st_mode & 0o7777:04o}"),
+            ("uid", self._was.st_uid, now.st_uid),
+            ("gid", self._was.st_gid, now.st_gid),
+        )
+        return ", ".join(f"{what} {before} is {after} now" for what, before, after in pairs if before != after)
+
+    def read(self) -> bytes:
+        """What is in the file."""
+        with open(f"/proc/self/fd/{self._fd}", "rb") as file:
+            return file.read()
+
     def __enter__(self) -> Pinned:
         return self
 

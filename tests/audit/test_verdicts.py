@@ -21,6 +21,9 @@ from udslab.scratch import scratch_directory
 
 ROOT = os.geteuid() == 0
 NEITHER = "that is neither to keep nor to delete it"
+GIVEN_UP = "the path does not lead to the first any more, before a second one is started"
+HANDED_OVER = "the second has the very socket that the first has bound: it was handed over"
+KILLED = "{} does not end by SIGTERM, and was killed: it had no chance to remove anything"
 
 
 def subject_of(plant, python=PYTHON):
@@ -115,6 +118,12 @@ def test_no_path_is_called_lost_that_was_handed_over_or_is_bound_anew(probe, tra
         ("directory", "exists=move-aside", f"it is whole, and was moved to .*/empty/sock.old: {NEITHER}"),
         ("regular-file", "refused=chmod", f"it is kept, but its mode 0600 is 0666 now: {NEITHER}"),
         ("directory", "refused=chmod", f"it is kept, but its mode 0755 is 0666 now: {NEITHER}"),
+        ("second-instance", "unlinked=by-client", GIVEN_UP),
+        ("second-stops", "unlinked=by-client", GIVEN_UP),
+        ("second-instance", "exists=hand-over", HANDED_OVER),
+        ("second-stops", "exists=hand-over", HANDED_OVER),
+        ("second-stops", "exists=wait-stubbornly", KILLED.format("the second")),
+        ("first-stops-after-steal", "exists=unlink,term=ignore", KILLED.format("the first")),
         pytest.param(
             *("exit-deletes-foreign", "term=ignore,int=ignore"),
             "it ends by neither signal, and was killed: it had no chance to remove anything at its end",

@@ -331,6 +331,10 @@ class Run:
         """The inode numbers of the sockets that its processes have open."""
         return set().union(*map(diag.sockets_of, self.pids))
 
+    def has_bound_to(self, path: str) -> bool:
+        """Whether it has a socket open that is bound to what a path leads to, whoever has bound it."""
+        return bool(_sockets_at(path) & self.sockets())
+
     def accepting(self) -> list[int]:
         """The pids of those that accept its clients, as far as can be told when some are connected: those that have the
         listening socket, but for who leaves its clients to children. Raises Skipped if that cannot be told."""

@@ -23,7 +23,8 @@ TRAITS = {  # the first choice of each is the perfect server's
     "start": ("now", "slow", "never", "bound", "exit-3", "flood"),
     # What processes there are: a daemon's parent exits when it serves, or half a second late; workers have the
     # listener, a helper has not; those that are tied end with the main process.
-    "fork": ("no", "daemon", "daemon-late", "daemon-twice", "workers", "tied-workers", "helper"),
+    # restarted: the main process starts the server anew when that is killed.
+    "fork": ("no", "daemon", "daemon-late", "daemon-twice", "workers", "tied-workers", "helper", "restarted"),
     # What is done about what is at the path. unlooked: bind alone decides. retry: as the first, for three seconds.
     # give-up: removes it, and fails then. truncate: leaves an empty file there, through a link. wait: for ever;
     # stubbornly: also when it is told to end. ask: as the first, and waits for an answer of whoever listens. elsewhere:
@@ -63,11 +64,14 @@ TRAITS = {  # the first choice of each is the perfect server's
     "half-close": ("answered", "aborts"),
     # A client goes without a word: dies writes to it (SIGPIPE); wedges waits for ever where that client was served;
     # ends exits with status 0, as if it had been asked to; lingers takes a tenth of a second to serve anybody.
-    "vanished": ("forgotten", "dies", "wedges", "ends", "lingers"),
+    # wears-out: of eight that serve it takes one.
+    "vanished": ("forgotten", "dies", "wedges", "ends", "lingers", "wears-out"),
     # blocking: accept(2) is called, and takes its descriptor, before anybody connects.
     "accept": ("polled", "blocking"),
     # No descriptor is left for accept.
-    "exhausted": ("pause", "spin", "spin-and-log", "die", "give-up", "end"),
+    "exhausted": ("pause", "spin", "spin-and-log", "die", "killed", "give-up", "end"),
+    # Between two clients: busy uses a processor.
+    "rest": ("asleep", "busy"),
     # Who becomes the user: a worker, while root's main process stays to tidy up; or the server, when it has bound or
     # before.
     "drop": ("worker", "after-bind", "before-bind"),
@@ -164,6 +168,8 @@ class Server:
         self.listening = os.pipe()
         """Who reads it hears that it listens."""
         self.waiting_parent = None
+        self.workers = os.pipe()
+        """Who serves a client has taken a byte of it."""
         self.handled = set()
 
     # Starting
@@ -398,6 +404,15 @@ class Server:
             if os.fork():
                 os._exit(0)
 
+    def supervise(self):
+        """Returns in the child, each time that it is started."""
+        while child := os.fork():
+            signal.signal(signal.SIGTERM, lambda *_: os.kill(child, signal.SIGTERM))
+            status = os.waitpid(child, 0)[1]
+            if os.WIFEXITED(status) or os.WTERMSIG(status) != signal.SIGKILL:
+                os._exit(os.WIFSIGNALED(status) or os.WEXITSTATUS(status))
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
     def tell_parent(self):
         if self.traits["fork"] == "daemon-twice":
             null = os.open(os.devnull, os.O_RDWR)
@@ -442,6 +457,8 @@ class Server:
             signal.signal(signal.SIGPIPE, signal.SIG_DFL)
         if fork.startswith("daemon"):
             self.daemonise()
+        if fork == "restarted":
+            self.supervise()
         try:
             self.prepare()
             if self.user is not None and self.traits["drop"] == "before-bind":
@@ -469,6 +486,8 @@ class Server:
         say("serving")
         if self.waiting_parent is not None:
             self.tell_parent()
+        if self.traits["rest"] == "busy":
+            _thread.start_new_thread(self.be_busy, ())
         while not self.handled:
             time.sleep(3600)
         if self.traits["lost"] == "bound-anew":
@@ -485,6 +504,10 @@ class Server:
             bound = self.bind(self.path)
             self.listen(*bound)
         self.serve(bound[0])
+
+    def be_busy(self):
+        while True:
+            pass
 
     # Stopping
 
@@ -523,9 +546,13 @@ class Server:
                     listener.sendto(data, sender)
         polled = self.traits["accept"] == "polled"
         listener.setblocking(not polled)
+        if self.traits["vanished"] == "wears-out":
+            os.write(self.workers[1], bytes(8))
         poll = select.poll()
         poll.register(listener, select.POLLIN)
         while True:
+            if self.traits["vanished"] == "wears-out":
+                os.read(self.workers[0], 1)
             try:
                 if polled:
                     poll.poll()
@@ -546,6 +573,8 @@ class Server:
             time.sleep(0.1)
         elif how == "spin-and-log":
             os.write(2, f"planted: accept: {error.strerror}\n".encode())
+        elif how == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
         elif how in ("die", "end"):
             os._exit(how == "die")
         elif how == "give-up":
@@ -574,6 +603,8 @@ class Server:
                     client.send(b"bye\n")
             except (BrokenPipeError, ConnectionResetError):
                 pass
+        if asked and self.traits["vanished"] == "wears-out":
+            os.write(self.workers[1], bytes(1))
         if not asked and self.traits["vanished"] == "wedges":
             wait_for_ever()
         if not asked and self.traits["vanished"] == "ends":

@@ -252,10 +252,13 @@ PLANTS: tuple[Plant, ...] = (
     Plant("descriptor-exhaustion", "recovers", "warn", "exhausted=spin-and-log", {"spins": True}),
     Plant("descriptor-exhaustion", "no-recovery", "fail", "exhausted=give-up", {"spins": False}),
     Plant("descriptor-exhaustion", "dies", "fail", "exhausted=die"),
+    Plant("descriptor-exhaustion", "dies", "fail", "fork=restarted,exhausted=killed"),
     Plant("vanishing-clients", "survives", "pass", "banner=yes"),
     Plant("vanishing-clients", "survives", "pass", "clients=one-by-one"),
     Plant("vanishing-clients", "dies", "fail", "vanished=dies"),
     Plant("vanishing-clients", "stops-answering", "fail", "clients=one-by-one,vanished=wedges"),
+    Plant("vanishing-clients", "survives", "pass", "backlog=5"),
+    Plant("vanishing-clients", "stops-answering", "fail", "backlog=5,vanished=wears-out"),
     Plant("half-close", "no-answer", "info", "half-close=aborts"),
     Plant("silent-client", "blocked", "warn", "clients=one-by-one"),
     # Root

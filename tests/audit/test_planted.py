@@ -532,6 +532,9 @@ def descriptor_exhaustion(stage):
     if how == "die":
         assert server.ends()
         return "dies", {}
+    if how == "killed":  # and the others live, but for a moment
+        wait_for_end_of_one(server, pids)
+        return "dies", {}
     if how == "give-up":
         assert server.word() == "waiting"
     spins = how in ("spin", "spin-and-log")
@@ -551,6 +554,14 @@ def descriptor_exhaustion(stage):
     }
 
 
+def wait_for_end_of_one(server, pids):
+    deadline = time.monotonic() + LIMIT
+    while set(pids) <= set(server.pids):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert server.pids
+
+
 def first_free(pid):
     used = set(map(int, os.listdir(f"/proc/{pid}/fd")))
     return min(set(range(len(used) + 1)) - used)
@@ -564,10 +575,12 @@ def cpu_seconds(pids):
 def vanishing_clients(stage):
     server = stage.first()
     for number in range(200):
-        with socket.socket(socket.AF_UNIX, stage.type) as client:
-            client.setblocking(False)
-            with contextlib.suppress(BlockingIOError, ConnectionError):
-                client.connect(str(stage.path))
+        with contextlib.suppress(ConnectionError):
+            try:
+                client = stage.connect(timeout=NOT_YET)
+            except BlockingIOError:  # nobody accepts any more
+                break
+            with client:
                 if number % 2:
                     client.send(b"ping\n")
     if "vanished=dies" in stage.plant.traits:
@@ -576,6 +589,8 @@ def vanishing_clients(stage):
         return "dies", {}
     if "vanished=wedges" in stage.plant.traits:
         assert server.word() == "waiting"
+        return "survives" if stage.answered(timeout=NOT_YET) else "stops-answering", {}
+    if "vanished=wears-out" in stage.plant.traits:
         return "survives" if stage.answered(timeout=NOT_YET) else "stops-answering", {}
     return "survives" if stage.answered() else "stops-answering", {}
 

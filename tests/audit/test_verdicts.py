@@ -180,6 +180,14 @@ def test_of_many_threads_that_wait_a_little_none_spins(threads, spins):
     assert _Use(2.0, {str(number): times for number, times in enumerate(threads)}, 0).spins == spins
 
 
+def test_who_always_uses_a_processor_is_not_told_to_spin_without_descriptors(audit):
+    plant = Plant("descriptor-exhaustion", "", "", "rest=busy")
+    finding = audit(subject_of(plant), plant.probe)
+    assert (finding.outcome, finding.verdict) == ("recovers", "pass"), finding.describe()
+    assert finding.facts["cpu_percent"] > 0
+    assert "spins" not in finding.facts
+
+
 def test_who_serves_200_clients_one_after_the_other_is_given_the_time_for_it(audit):
     plant = Plant("vanishing-clients", "", "", "clients=one-by-one,vanished=lingers")
     finding = audit(subject_of(plant), plant.probe)

@@ -48,8 +48,10 @@ TRAITS = {  # the first choice of each is the perfect server's
     "long": ("refused", "cut-107", "cut-95", "cut-90", "relative", "wait"),
     # file: locked with flock for as long as it runs. exclusive-file: it exists, so it is locked.
     "lock": ("directory", "none", "file", "exclusive-file"),
-    # some: what is in use is named, what cannot be is not. cut: by 95 bytes of its path at the most.
-    "errors": ("named", "some", "cut", "unnamed", "silent"),
+    # some: what is in use is named, what cannot be is not. cut: by 95 bytes of its path at the most. escaped: as JSON
+    # may write a slash. wrapped: in lines of 40 characters. coloured: within the path. real: by its realpath.
+    # beside: another file is named.
+    "errors": ("named", "some", "cut", "escaped", "wrapped", "coloured", "real", "beside", "unnamed", "silent"),
     "refused": ("exit", "unlink", "chmod"),
     "mode": ("umask", "0600", "0666", "0777"),
     "type": ("stream", "dgram", "seqpacket"),
@@ -380,13 +382,25 @@ class Server:
         elif self.traits["refused"] == "chmod":
             with contextlib.suppress(OSError):
                 os.chmod(self.path, 0o666)
-        named = self.traits["errors"] in ("named", "cut") or (
-            self.traits["errors"] == "some" and error.errno == errno.EADDRINUSE
-        )
-        if self.traits["errors"] != "silent":
-            shown = self.whole[:95] if self.traits["errors"] == "cut" else self.whole
-            where = f"{shown}: " if named else ""
-            os.write(2, f"planted: {where}{error.strerror or error}\n".encode())
+        errors = self.traits["errors"]
+        shown = self.whole
+        if errors == "cut":
+            shown = shown[:95]
+        elif errors == "escaped":
+            shown = shown.replace("/", "\\/")
+        elif errors == "coloured":
+            shown = "/\033[1m".join(os.path.split(shown)) + "\033[0m"
+        elif errors == "real":
+            shown = os.path.realpath(shown)
+        elif errors == "beside":
+            shown += ".pid"
+        if errors == "unnamed" or (errors == "some" and error.errno != errno.EADDRINUSE):
+            shown = "error"
+        line = f"planted: {shown}: {error.strerror or error}"
+        if errors == "wrapped":
+            line = "\n    ".join(line[start : start + 40] for start in range(0, len(line), 40))
+        if errors != "silent":
+            os.write(2, f"{line}\n".encode())
         sys.exit(1)
 
     def daemonise(self):

@@ -265,7 +265,11 @@ PLANTS: tuple[Plant, ...] = (
     Plant("privilege-drop", "left", "warn", "drop=after-bind", {"users": ["nobody"], "owner": "root"}, as_root=True),
     # Errors
     Plant("error-names-path", "always", "pass", "errors=cut"),
+    Plant("error-names-path", "always", "pass", "errors=escaped"),
+    Plant("error-names-path", "always", "pass", "errors=wrapped"),
+    Plant("error-names-path", "always", "pass", "errors=coloured"),
     Plant("error-names-path", "sometimes", "info", "errors=some"),
+    Plant("error-names-path", "never", "warn", "errors=beside"),
     Plant("error-names-path", "never", "warn", "errors=unnamed"),
     Plant("error-names-path", "never", "warn", "errors=silent"),
 )

@@ -640,8 +640,16 @@ def error_names_path(stage):
         assert server.settle() == EXITED
         assert server.process.wait() == 1
         assert (server.log.read_bytes() == b"") == ("silent" in stage.plant.traits)
-        cut = 95 if "cut" in stage.plant.traits else None
-        named.append(os.fsencode(path)[:cut] in server.log.read_bytes())
+        log, name = server.log.read_text(), str(path)
+        if "wrapped" in stage.plant.traits:
+            log = log.replace("\n    ", "")
+        elif "coloured" in stage.plant.traits:
+            name = "/\033[1m".join(os.path.split(name))
+        elif "escaped" in stage.plant.traits:
+            name = name.replace("/", r"\/")
+        elif "cut" in stage.plant.traits:
+            name = name[:95]
+        named.append(name in log and f"{name}.pid" not in log)
     return "always" if all(named) else "sometimes" if any(named) else "never", {}
 
 

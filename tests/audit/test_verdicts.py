@@ -80,6 +80,21 @@ def test_a_server_that_takes_no_other_name_is_asked_about_the_path_that_it_has(a
     assert "/missing/its-own: " in finding.facts["missing parent"]
 
 
+def test_a_path_may_be_named_as_what_it_really_is(audit, monkeypatch):
+    """Where the directory for temporary files is a link."""
+    subject = subject_of(Plant("error-names-path", "", "", "errors=real"))
+    with scratch_directory() as top:
+        for directory in (top, os.path.dirname(top)):
+            os.chmod(directory, 0o755)
+        os.mkdir(real := f"{top}/real")
+        os.symlink(real, link := f"{top}/link")
+        monkeypatch.setattr("tempfile.tempdir", link)
+        with ProcessHost(user_named(None)) as host:
+            finding = Auditor(subject, host).audit("error-names-path")
+    assert finding.outcome == "always", finding.describe()
+    assert f"{real}/" in finding.facts["regular file"]
+
+
 @pytest.mark.parametrize("cut", [90, 95, 107])
 def test_a_path_that_is_cut_in_its_directories_is_truncated(cut, audit):
     """At 95, the directory of the path of 108 bytes is left, which is no place for a socket; but not of that of 120."""

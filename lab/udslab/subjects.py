@@ -31,6 +31,8 @@ def load(path: str | os.PathLike[str]) -> dict[str, Subject]:
             raise ServiceError(
                 f"{os.fspath(path)}: {error}", "it is to be a TOML file, with a table for each subject"
             ) from error
+    if not tables:
+        raise ServiceError(f"{os.fspath(path)} names no subjects", "each subject is a table, as in [redis]")
     for name, table in tables.items():
         if not isinstance(table, dict):
             raise ServiceError(f"{os.fspath(path)}: {name} is no table", "each subject is a table, as in [redis]")

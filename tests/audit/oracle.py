@@ -30,6 +30,8 @@ class State:
     serving: frozenset[str] = frozenset()
     damaged: frozenset[Node] = frozenset()
     """Files that were cut short."""
+    modes: frozenset[tuple[Node, int]] = frozenset()
+    """Those that were set."""
 
     def at(self, path: str) -> Node | None:
         """What is at a path, links not followed."""
@@ -94,6 +96,9 @@ def after(state: State, operation: Operation) -> State | None:
             return state.put(paths[0], None) if there else None
         case "rename" if not error:
             return _renamed(state, operation, new)
+        case "chmod" if not error and (node := state.at(state.behind(paths[0]))):
+            others = {pair for pair in state.modes if pair[0] != node}
+            return replace(state, modes=frozenset(others | {(node, operation.mode)}))
         case "open" if not error:
             return _opened(state, operation, new)
         case "connect":
@@ -383,6 +388,11 @@ def _kept(scene: Scene, path: str) -> Callable[[State], bool]:
     return lambda state: state.at(path) == there and there not in state.damaged - before.damaged
 
 
+def _mode(state: State, path: str) -> int | None:
+    """The mode that was set of what is at a path."""
+    return next((mode for node, mode in state.modes if node == state.at(path)), None)
+
+
 def _refused(scene: Scene, refused: str = "refused-kept") -> str:
     start = scene.starts[0]
     return "hangs" if start.living(scene.calm(start)) else refused
@@ -390,10 +400,11 @@ def _refused(scene: Scene, refused: str = "refused-kept") -> str:
 
 def _regular_file(scene: Scene) -> set[str]:
     kept, start = _kept(scene, scene.path), scene.starts[0]
+    (before,) = scene.replay.at(start.line)
 
     def word(state: State) -> str:
         if kept(state):
-            return _refused(scene)
+            return _refused(scene) if _mode(state, scene.path) == _mode(before, scene.path) else ""
         return "deleted-starts" if scene.server(state) is start else "deleted-fails"
 
     return scene.words(scene.calm(start), word)
@@ -407,7 +418,7 @@ def _symlink(scene: Scene) -> set[str]:
     link_kept, target_kept = _kept(scene, scene.path), _kept(scene, target)
 
     def word(state: State) -> str:
-        if kind == "file" and not target_kept(state):
+        if kind == "file" and not (target_kept(state) and _mode(state, target) == _mode(before, target)):
             return "target-damaged"
         if kind == "socket" and link_kept(state) and scene.server(state) is start:
             return "starts-through-link"

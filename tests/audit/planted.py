@@ -24,34 +24,42 @@ TRAITS = {  # the first choice of each is the perfect server's
     # What processes there are: a daemon's parent exits when it serves, or half a second late, or, where it has been
     # launched, three; workers have the listener, a helper has not; those that are tied end with the main process; those
     # of a group it leaves to end by themselves at SIGINT, as a terminal sends it to them, too.
+    # restarted: the main process starts the server anew when that is killed.
     "fork": (
         *("no", "daemon", "daemon-late", "daemon-launched", "daemon-twice"),
-        *("workers", "tied-workers", "group", "helper"),
+        *("workers", "tied-workers", "group", "helper", "restarted"),
     ),
     # What is done about what is at the path. unlooked: bind alone decides. retry: as the first, for three seconds.
-    # give-up: removes it, and fails then. truncate: leaves an empty file there, through a link. wait: for ever. ask: as
-    # the first, and waits for an answer of whoever listens. elsewhere: serves another path. take-over: tells whoever
-    # listens to end, and waits for it; take-over-late: when it has the path.
+    # give-up: removes it, and fails then. truncate: leaves an empty file there, through a link. wait: for ever;
+    # stubbornly: also when it is told to end. ask: as the first, and waits for an answer of whoever listens. elsewhere:
+    # serves another path. take-over: tells whoever listens to end, and waits for it; take-over-late: when it has the
+    # path. hand-over: has the listener from whoever listens, who serves nobody from then on. move-aside: keeps it under
+    # another name.
     "exists": (
         *("replace-stale", "unlooked", "retry", "unlink", "unlink-socket", "unlink-all", "unlink-empty"),
-        *("give-up", "truncate", "wait", "ask", "elsewhere"),
-        *("take-over", "take-over-late"),
+        *("give-up", "truncate", "wait", "wait-stubbornly", "ask", "elsewhere"),
+        *("take-over", "take-over-late", "hand-over", "move-aside"),
     ),
+    # by-client: it removes its own file when it has a first client.
+    "unlinked": ("at-the-end", "by-client"),
     # bound-anew: one whose path leads to nothing binds it once more, after three seconds. withdraws: a second after it
     # listens it looks whether the path is still its own, and ends if not.
     "lost": ("for-good", "bound-anew", "withdraws"),
     "links": ("kept", "followed"),
-    # rename: bound beside the path. rename-out: bound in a new directory beside it. dot: bound as ./NAME.
-    "place": ("bind", "rename", "rename-out", "dot"),
+    # rename: bound beside the path. rename-out: bound in a new directory beside it. dot: bound as ./NAME. link: a link
+    # to what was bound is renamed into place.
+    "place": ("bind", "rename", "rename-out", "dot", "link"),
     "parent": ("needed", "made", "awaited"),
     "denied": ("refused", "chmod", "wait"),
     "long": ("refused", "cut-107", "cut-95", "cut-90", "relative", "wait"),
     # file: locked with flock for as long as it runs. awaited-file: the same, and waited for. exclusive-file: it exists,
     # so it is locked.
     "lock": ("directory", "none", "file", "awaited-file", "exclusive-file"),
-    # some: what is in use is named, what cannot be is not. cut: by 95 bytes of its path at the most.
-    "errors": ("named", "some", "cut", "unnamed", "silent"),
-    "refused": ("exit", "unlink"),
+    # some: what is in use is named, what cannot be is not. cut: by 95 bytes of its path at the most. escaped: as JSON
+    # may write a slash. wrapped: in lines of 40 characters. coloured: within the path. real: by its realpath.
+    # beside: another file is named.
+    "errors": ("named", "some", "cut", "escaped", "wrapped", "coloured", "real", "beside", "unnamed", "silent"),
+    "refused": ("exit", "unlink", "chmod"),
     "mode": ("umask", "0600", "0666", "0777"),
     "type": ("stream", "dgram", "seqpacket"),
     "backlog": ("128", "5"),
@@ -68,11 +76,14 @@ TRAITS = {  # the first choice of each is the perfect server's
     "half-close": ("answered", "aborts"),
     # A client goes without a word: dies writes to it (SIGPIPE); wedges waits for ever where that client was served;
     # ends exits with status 0, as if it had been asked to; lingers takes a tenth of a second to serve anybody.
-    "vanished": ("forgotten", "dies", "wedges", "ends", "lingers"),
+    # wears-out: of eight that serve it takes one.
+    "vanished": ("forgotten", "dies", "wedges", "ends", "lingers", "wears-out"),
     # blocking: accept(2) is called, and takes its descriptor, before anybody connects.
     "accept": ("polled", "blocking"),
     # No descriptor is left for accept.
-    "exhausted": ("pause", "spin", "spin-and-log", "die", "give-up", "end"),
+    "exhausted": ("pause", "spin", "spin-and-log", "die", "killed", "give-up", "end"),
+    # Between two clients: busy uses a processor.
+    "rest": ("asleep", "busy"),
     # Who becomes the user: a worker, while root's main process stays to tidy up; or the server, when it has bound or
     # before.
     "drop": ("worker", "after-bind", "before-bind"),
@@ -175,6 +186,8 @@ class Server:
         self.listening = os.pipe()
         """Who reads it hears that it listens."""
         self.waiting_parent = None
+        self.workers = os.pipe()
+        """Who serves a client has taken a byte of it."""
         self.handled = set()
 
     # Starting
@@ -209,7 +222,9 @@ class Server:
         elif long == "wait" and len(os.fsencode(self.path)) > 107:
             wait_for_ever()
         if os.path.lexists(self.path):
-            if exists == "wait":
+            if exists.startswith("wait"):
+                if exists == "wait-stubbornly":
+                    signal.signal(signal.SIGTERM, signal.SIG_IGN)
                 wait_for_ever()
             elif exists == "ask":
                 self.ask()
@@ -262,6 +277,8 @@ class Server:
             os.unlink(path)
             if exists == "give-up":
                 raise OSError(errno.EIO, "something was there")
+        elif exists == "move-aside":
+            os.rename(path, f"{path}.old")
         elif exists == "unlink-all" and stat.S_ISDIR(mode):
             for name in os.listdir(path):
                 os.unlink(os.path.join(path, name))
@@ -311,7 +328,11 @@ class Server:
     def listen(self, sock, bound, path):
         if self.type != socket.SOCK_DGRAM:
             sock.listen(int(self.traits["backlog"]))
-        if self.traits["place"].startswith("rename"):
+        if bound != path and self.traits["place"] != "dot":
+            if self.traits["place"] == "link":
+                os.symlink(os.path.basename(bound), f"{bound}.link")
+                bound = f"{bound}.link"
+                self.own[path] = identity(bound)
             try:
                 os.rename(bound, path)
             except OSError:
@@ -342,6 +363,9 @@ class Server:
             self.private.bind("private")
             self.private.listen()
         self.lock.open(directory)
+        if self.traits["exists"] == "hand-over" and self.receive():
+            os.close(self.listening[1])
+            return
         while True:
             try:
                 with self.lock:
@@ -363,18 +387,51 @@ class Server:
                     raise
                 time.sleep(0.1)
 
+    def receive(self):
+        """Whether it has the listener of whoever has the path."""
+        with socket.socket(socket.AF_UNIX) as sock:
+            if sock.connect_ex(f"{self.path}.hand"):
+                return False
+            (listener,) = socket.recv_fds(sock, 1, 1)[1]
+        self.listeners.append(socket.socket(fileno=listener))
+        self.own[self.path] = identity(self.path)
+        return True
+
+    def hand_over(self, sock):
+        """The listener goes to whoever asks for it first; clients stay."""
+        client = sock.accept()[0]
+        socket.send_fds(client, [b"!"], [self.listeners[0].fileno()])
+        null = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(null, self.listeners[0].fileno())  # of the thread that waits there
+        client.close()
+
     def refuse(self, error):
         """Exits, for the path cannot be had."""
         self.tidy("unlink-own")
         if self.traits["refused"] == "unlink":
             remove(self.path)
-        named = self.traits["errors"] in ("named", "cut") or (
-            self.traits["errors"] == "some" and error.errno == errno.EADDRINUSE
-        )
-        if self.traits["errors"] != "silent":
-            shown = self.whole[:95] if self.traits["errors"] == "cut" else self.whole
-            where = f"{shown}: " if named else ""
-            os.write(2, f"planted: {where}{error.strerror or error}\n".encode())
+        elif self.traits["refused"] == "chmod":
+            with contextlib.suppress(OSError):
+                os.chmod(self.path, 0o666)
+        errors = self.traits["errors"]
+        shown = self.whole
+        if errors == "cut":
+            shown = shown[:95]
+        elif errors == "escaped":
+            shown = shown.replace("/", "\\/")
+        elif errors == "coloured":
+            shown = "/\033[1m".join(os.path.split(shown)) + "\033[0m"
+        elif errors == "real":
+            shown = os.path.realpath(shown)
+        elif errors == "beside":
+            shown += ".pid"
+        if errors == "unnamed" or (errors == "some" and error.errno != errno.EADDRINUSE):
+            shown = "error"
+        line = f"planted: {shown}: {error.strerror or error}"
+        if errors == "wrapped":
+            line = "\n    ".join(line[start : start + 40] for start in range(0, len(line), 40))
+        if errors != "silent":
+            os.write(2, f"{line}\n".encode())
         sys.exit(1)
 
     def daemonise(self):
@@ -390,6 +447,15 @@ class Server:
             os.setsid()
             if os.fork():
                 os._exit(0)
+
+    def supervise(self):
+        """Returns in the child, each time that it is started."""
+        while child := os.fork():
+            signal.signal(signal.SIGTERM, lambda *_: os.kill(child, signal.SIGTERM))
+            status = os.waitpid(child, 0)[1]
+            if os.WIFEXITED(status) or os.WTERMSIG(status) != signal.SIGKILL:
+                os._exit(os.WIFSIGNALED(status) or os.WEXITSTATUS(status))
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     def tell_parent(self):
         if self.traits["fork"] == "daemon-twice":
@@ -435,6 +501,8 @@ class Server:
             signal.signal(signal.SIGPIPE, signal.SIG_DFL)
         if fork.startswith("daemon"):
             self.daemonise()
+        if fork == "restarted":
+            self.supervise()
         try:
             self.prepare()
             if self.user is not None and self.traits["drop"] == "before-bind":
@@ -457,6 +525,12 @@ class Server:
             self.refuse(error)
         if not self.children or fork == "helper":
             self.work()
+        if self.traits["exists"] == "hand-over":
+            hand = socket.socket(socket.AF_UNIX)
+            remove(f"{self.path}.hand")
+            hand.bind(f"{self.path}.hand")
+            hand.listen()
+            _thread.start_new_thread(self.hand_over, (hand,))
         if self.traits["handlers"] == "late":
             signal.pthread_sigmask(signal.SIG_UNBLOCK, self.handled)
             time.sleep(0.5)
@@ -464,6 +538,8 @@ class Server:
         say("serving")
         if self.waiting_parent is not None:
             self.tell_parent()
+        if self.traits["rest"] == "busy":
+            _thread.start_new_thread(self.be_busy, ())
         while not self.handled:
             time.sleep(3600)
         if self.traits["lost"] == "bound-anew":
@@ -482,6 +558,10 @@ class Server:
             bound = self.bind(self.path)
             self.listen(*bound)
         self.serve(bound[0])
+
+    def be_busy(self):
+        while True:
+            pass
 
     # Stopping
 
@@ -520,9 +600,13 @@ class Server:
                     listener.sendto(data, sender)
         polled = self.traits["accept"] == "polled"
         listener.setblocking(not polled)
+        if self.traits["vanished"] == "wears-out":
+            os.write(self.workers[1], bytes(8))
         poll = select.poll()
         poll.register(listener, select.POLLIN)
         while True:
+            if self.traits["vanished"] == "wears-out":
+                os.read(self.workers[0], 1)
             try:
                 if polled:
                     poll.poll()
@@ -543,6 +627,8 @@ class Server:
             time.sleep(0.1)
         elif how == "spin-and-log":
             os.write(2, f"planted: accept: {error.strerror}\n".encode())
+        elif how == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
         elif how in ("die", "end"):
             os._exit(how == "die")
         elif how == "give-up":
@@ -561,6 +647,8 @@ class Server:
                     if not data:
                         break
                     asked = True
+                    if self.traits["unlinked"] == "by-client":
+                        self.remove_own(self.path, self.own[self.path])
                     if self.traits["half-close"] == "aborts" and self.closes(client):
                         return
                     if self.traits["request"] == "echo":
@@ -569,6 +657,8 @@ class Server:
                     client.send(b"bye\n")
             except (BrokenPipeError, ConnectionResetError):
                 pass
+        if asked and self.traits["vanished"] == "wears-out":
+            os.write(self.workers[1], bytes(1))
         if not asked and self.traits["vanished"] == "wedges":
             wait_for_ever()
         if not asked and self.traits["vanished"] == "ends":

@@ -10,7 +10,7 @@ import pytest
 
 import udslab
 from udslab.audit import Subject
-from udslab.audit.auditor import Auditor, about
+from udslab.audit.auditor import Auditor, Measured, about
 from udslab.audit.host import ProcessHost
 from udslab.audit.probes import Probe
 from udslab.audit.scene import LEAST_PATIENCE, Scene, Skipped, Start
@@ -66,6 +66,25 @@ def test_the_first_start_is_measured_by_none_before_it(host, subject, open_direc
     auditor = Auditor(Subject(["sh", "-c", start, "sh", *planted()]), host)
     assert auditor.audit("fresh-start").outcome == "listens"
     assert len(os.listdir(open_directory)) == 3  # one for each umask
+
+
+def test_the_first_start_is_judged_by_itself_whatever_was_measured(host):
+    auditor = Auditor(Subject("cat {socket}"), host)
+    assert auditor.audit("term-cleanup").why.startswith("it does not start: the server has ended with status 1; ")
+    assert auditor.audit("fresh-start").outcome == "fails"
+
+
+def test_whether_two_can_run_at_the_same_time_is_measured_with_two(host, subject, open_directory, planted):
+    start = f'mktemp -p {open_directory} > /dev/null; exec "$@"'
+    measured = Auditor(Subject(["sh", "-c", start, "sh", *planted()]), host).measure(beside=True)
+    assert measured == Measured()
+    assert len(os.listdir(open_directory)) == 2
+    for taken in ("exit 4", f"kill $(cat {open_directory}/pid); flock 9"):  # or the second ends the first
+        start = (
+            f'exec 9> {open_directory}/only; flock -n 9 || {{ {taken}; }}; echo $$ > {open_directory}/pid; exec "$@"'
+        )
+        measured = Auditor(Subject(["sh", "-c", start, "sh", *planted()]), host).measure(beside=True)
+        assert measured == Measured(alone=True)
 
 
 # What it is told with
@@ -174,12 +193,11 @@ def test_a_server_that_fails_now_and_then_is_skipped(host, open_directory, plant
     assert "the first has ended with status 5" in finding.evidence
 
 
-@pytest.mark.parametrize("patience", [None, LEAST_PATIENCE], ids=["measured", "known"])
-def test_without_a_place_for_the_scene_it_is_skipped_with_why(host, subject, patience):
+@pytest.mark.parametrize("measured", [None, Measured()], ids=["measured", "known"])
+def test_without_a_place_for_the_scene_it_is_skipped_with_why(host, subject, measured):
     """What has the audit's directories is gone."""
     with ProcessHost(host.user) as other:
-        auditor = Auditor(subject(), other)
-        auditor._patience = patience
+        auditor = Auditor(subject(), other, measured)
         with other.directory() as place:
             os.rename(os.path.dirname(place), f"{os.path.dirname(place)}-away")
             finding = auditor.audit("term-cleanup")

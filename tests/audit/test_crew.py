@@ -17,6 +17,7 @@ from udslab.audit.host import user_named
 from udslab.audit.probes import PROBES, Probe
 from udslab.audit.scene import _ancestors
 from udslab.probe import calibrated
+from udslab.scratch import scratch_directory
 
 FEW = ["term-cleanup", "stale-restart", "missing-parent"]
 LIMIT = 30.0
@@ -81,6 +82,22 @@ def test_each_subject_is_put_through_each_probe_once(crew, subject, scratch, mar
     assert workers() == []
     assert marked(scratch) == set()
     assert os.listdir(scratch) == []
+
+
+def test_of_a_server_that_wants_what_there_is_one_of_a_probe_is_played_at_a_time(crew, subject):
+    with scratch_directory() as top:
+        for directory in (top, os.path.dirname(top)):
+            os.chmod(directory, 0o777)
+        start = f'exec 9> {top}/only; flock -n 9 || exit 4; exec "$@"'
+        only = Subject(["sh", "-c", start, "sh", *subject().command], name="only")
+        probes = ["fresh-start", "path-length", *FEW]
+        made = crew([only, subject()], probes, jobs=3)
+        found = {(one.name, finding.probe): finding for one, finding in made.work()}
+    assert len(found) == 2 * len(probes)
+    outcomes = {probe: finding.outcome for (name, probe), finding in found.items() if name == "only"}
+    assert outcomes == {probe: finding.outcome for (name, probe), finding in found.items() if name == "perfect"}
+    assert outcomes["fresh-start"] == "listens"
+    assert found["only", "path-length"].facts["max_ok"] == 107
 
 
 def test_all_probes_are_played_unless_some_are_named(crew, subject):

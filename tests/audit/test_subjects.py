@@ -289,6 +289,14 @@ def test_what_is_not_installed_is_missing(write):
         ('{}\nsetup = "init"', "the subject mine has a setup that is not a list of commands (EINVAL)"),
         ("{}\nfiles = {a = 1}", "the subject mine has a files that is not a table of texts (EINVAL)"),
         ('{}\nlogs = "log"', "the subject mine has a logs that is not a list of texts (EINVAL)"),
+        (
+            '{}\nskips = {x = "y"}',
+            f"no probe is called 'x', which the subject skips (EINVAL): there are {', '.join(VERDICTS)}",
+        ),
+        (
+            '[mine]\ncommand = "mine \'{socket}"',
+            '"mine \'{socket}" is no command: No closing quotation (EINVAL): its words are taken apart as by a shell',
+        ),
         ("{}\nskips = 3", "the subject mine has a skips that is not a table of texts (EINVAL)"),
         ('{}\nstart_limit = "60"', "the subject mine has a start_limit that is not a number (EINVAL)"),
         ("{}\nstart_limit = true", "the subject mine has a start_limit that is not a number (EINVAL)"),

@@ -13,11 +13,17 @@ from plants import PLANTED, PLANTS, PYTHON, Plant, make_capable
 
 import udslab
 from udslab.audit import Subject
+from udslab.audit.auditor import Auditor
+from udslab.audit.host import ProcessHost, user_named
 from udslab.audit.probes.clients import _Use
 from udslab.audit.verdicts import VERDICTS
 from udslab.scratch import scratch_directory
 
 ROOT = os.geteuid() == 0
+NEITHER = "that is neither to keep nor to delete it"
+GIVEN_UP = "the path does not lead to the first any more, before a second one is started"
+HANDED_OVER = "the second has the very socket that the first has bound: it was handed over"
+KILLED = "{} does not end by SIGTERM, and was killed: it had no chance to remove anything"
 
 
 def subject_of(plant, python=PYTHON):
@@ -72,6 +78,21 @@ def test_a_server_that_takes_no_other_name_is_asked_about_the_path_that_it_has(a
     finding = audit(subject, "error-names-path")
     assert finding.outcome == "always", finding.describe()
     assert "/missing/its-own: " in finding.facts["missing parent"]
+
+
+def test_a_path_may_be_named_as_what_it_really_is(audit, monkeypatch):
+    """Where the directory for temporary files is a link."""
+    subject = subject_of(Plant("error-names-path", "", "", "errors=real"))
+    with scratch_directory() as top:
+        for directory in (top, os.path.dirname(top)):
+            os.chmod(directory, 0o755)
+        os.mkdir(real := f"{top}/real")
+        os.symlink(real, link := f"{top}/link")
+        monkeypatch.setattr("tempfile.tempdir", link)
+        with ProcessHost(user_named(None)) as host:
+            finding = Auditor(subject, host).audit("error-names-path")
+    assert finding.outcome == "always", finding.describe()
+    assert f"{real}/" in finding.facts["regular file"]
 
 
 @pytest.mark.parametrize("cut", [90, 95, 107])
@@ -146,6 +167,17 @@ def test_who_hands_its_listener_over_is_no_second_owner(audit):
         ("descriptor-exhaustion", "exhausted=end", "it has ended meanwhile by itself"),
         ("path-length", "long=wait", "it neither works nor says no: it hangs"),
         ("vanishing-clients", "vanished=ends", "it has ended meanwhile by itself"),
+        ("regular-file", "exists=move-aside", f"it is whole, and was moved to .*/p/sock.old: {NEITHER}"),
+        ("symlink-to-file", "exists=move-aside,links=followed", f"it is whole, .*/p/sock.target.old: {NEITHER}"),
+        ("directory", "exists=move-aside", f"it is whole, and was moved to .*/empty/sock.old: {NEITHER}"),
+        ("regular-file", "refused=chmod", f"it is kept, but its mode 0600 is 0666 now: {NEITHER}"),
+        ("directory", "refused=chmod", f"it is kept, but its mode 0755 is 0666 now: {NEITHER}"),
+        ("second-instance", "unlinked=by-client", GIVEN_UP),
+        ("second-stops", "unlinked=by-client", GIVEN_UP),
+        ("second-instance", "exists=hand-over", HANDED_OVER),
+        ("second-stops", "exists=hand-over", HANDED_OVER),
+        ("second-stops", "exists=wait-stubbornly", KILLED.format("the second")),
+        ("first-stops-after-steal", "exists=unlink,term=ignore", KILLED.format("the first")),
         pytest.param(
             *("exit-deletes-foreign", "term=ignore,int=ignore"),
             "it ends by neither signal, and was killed: it had no chance to remove anything at its end",
@@ -155,7 +187,8 @@ def test_who_hands_its_listener_over_is_no_second_owner(audit):
 )
 def test_what_cannot_be_told_is_skipped(probe, traits, why, audit):
     finding = audit(subject_of(Plant(probe, "", "", traits)), probe)
-    assert (finding.verdict, finding.why) == ("skip", why), finding.describe()
+    assert finding.verdict == "skip", finding.describe()
+    assert re.fullmatch(why, finding.why), finding.describe()
     assert "spins" not in finding.facts
 
 
@@ -179,6 +212,14 @@ def test_what_only_root_cannot_tell_is_skipped(plant, why, audit, readable):
     assert (finding.verdict, finding.why) == ("skip", why), finding.describe()
 
 
+@pytest.mark.skipif(not ROOT, reason="needs root, for another user's files and servers")
+def test_another_users_file_is_another_ones_also_for_the_user_with_uid_1():
+    plant = Plant("foreign-stale", "", "", "exists=unlink")
+    with ProcessHost(user_named("daemon")) as host:  # its uid is 1
+        finding = Auditor(subject_of(plant), host).audit(plant.probe)
+    assert finding.outcome == "refused", finding.describe()
+
+
 @pytest.mark.parametrize(
     ("threads", "spins"),
     [
@@ -191,6 +232,14 @@ def test_what_only_root_cannot_tell_is_skipped(plant, why, audit, readable):
 )
 def test_of_many_threads_that_wait_a_little_none_spins(threads, spins):
     assert _Use(2.0, {str(number): times for number, times in enumerate(threads)}, 0).spins == spins
+
+
+def test_who_always_uses_a_processor_is_not_told_to_spin_without_descriptors(audit):
+    plant = Plant("descriptor-exhaustion", "", "", "rest=busy")
+    finding = audit(subject_of(plant), plant.probe)
+    assert (finding.outcome, finding.verdict) == ("recovers", "pass"), finding.describe()
+    assert finding.facts["cpu_percent"] > 0
+    assert "spins" not in finding.facts
 
 
 def test_who_serves_200_clients_one_after_the_other_is_given_the_time_for_it(audit):

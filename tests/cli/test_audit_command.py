@@ -7,6 +7,7 @@ import json
 import os
 import re
 import select
+import shlex
 import signal
 import subprocess
 import sys
@@ -156,6 +157,23 @@ def test_a_program_that_its_user_may_not_run_is_skipped_with_why(audit, director
     assert done.returncode == 1
 
 
+def test_a_program_may_be_named_from_where_one_is(audit, directory, planted):
+    for outer in (directory, directory.parent):
+        outer.chmod(0o711)
+    program = directory / "server"
+    program.write_text(f'#!/bin/sh\nexec {shlex.join(planted()[:-1])} "$1"\n')
+    program.chmod(0o755)
+    done = audit("--only", "fresh-start", command=["./server", "{socket}"], cwd=directory)
+    assert outcomes(done) == {"fresh-start": "listens"}
+    assert audits(done)[0]["subject"]["command"] == [str(program), "{socket}"]
+
+
+def test_where_one_of_several_does_not_start_the_status_tells(cli, planted, directory):
+    file = directory / "subjects.toml"
+    file.write_text(table("good", planted()) + table("broken", ["false", "{socket}"]))
+    assert cli("audit", "--subjects", file, "--only", "term-cleanup", "--json", "-").returncode == 1
+
+
 # Which probes
 
 
@@ -285,6 +303,8 @@ UNASKED = "is for a command, and none is given (EINVAL): write {socket} in the c
         (["--start-limit", "nan", *WORDS], "a start takes no nan seconds (EINVAL): give a number above 0"),
         (["--user", "no-such-user", *WORDS], "no user is called 'no-such-user' (EINVAL): give the "
          "name of one that /etc/passwd has"),
+        *((words, f"{words[1]!r} is no command: No closing quotation (EINVAL): its words are taken apart as by a shell")
+          for words in (["--setup", "'", *WORDS], ["--root-command", "a 'b", *WORDS])),
         (["--json", "-", "--html", "-", *WORDS], "two forms cannot be written to the same place "
          "(EINVAL)"),
     ],
@@ -320,9 +340,11 @@ def test_an_option_that_is_none_is_told_with_the_usage(main_here, option, said):
 
 def test_a_file_of_subjects_that_cannot_be_used_is_told_with_its_name(main_here, complaint, directory):
     file = directory / "subjects.toml"
-    assert complaint(main_here("audit", "--subjects", file)) == f"udslab: {file}: No such file or directory (ENOENT)"
+    for path, reason in ((file, "No such file or directory (ENOENT)"), (directory, "Is a directory (EISDIR)")):
+        assert complaint(main_here("audit", "--subjects", path), status=2) == f"udslab: {path}: {reason}"
     for text, reason in (
         ("x", ": it is to be a TOML file, with a table for each subject"),
+        ("", f"{file} names no subjects (EINVAL): each subject is a table, as in [redis]"),
         ("x = 1", f"{file}: x is no table (EINVAL): each subject is a table, as in [redis]"),
         ("[x]", "the subject x has no command (EINVAL)"),
         ("[x]\ncommand = 'a {socket}'\nport = 1", "the subject x has port, which no subject has (EINVAL)"),
@@ -413,7 +435,7 @@ def test_a_file_that_cannot_be_written_is_told_before_anything_is_audited(audit,
         printed=True,
     )
     path = f"{directory}/missing/card"
-    assert complaint(done) == f"udslab: {path}: No such file or directory (ENOENT)"
+    assert complaint(done, status=2) == f"udslab: {path}: No such file or directory (ENOENT)"
     assert not (directory / "run").exists()
 
 
@@ -554,12 +576,16 @@ INTERRUPTED = "udslab: interrupted: the probes that had not ended are missing\n"
 
 
 @pytest.mark.parametrize("traits", [WAITS, STUBBORN])
-@pytest.mark.parametrize("setup", ["", "trap '' INT"], ids=["", "ignored"])
-def test_interrupted_it_prints_what_is_known_and_leaves_nothing(start, traits, setup):
+@pytest.mark.parametrize(
+    ("number", "setup"),
+    [(signal.SIGINT, ""), (signal.SIGINT, "trap '' INT"), (signal.SIGTERM, ""), (signal.SIGHUP, "")],
+    ids=["", "ignored", "term", "hup"],
+)
+def test_interrupted_it_prints_what_is_known_and_leaves_nothing(start, traits, number, setup):
     running = start(traits, "--json", "-", setup=setup)
     assert len(running.marked()) >= 3
-    running.process.send_signal(signal.SIGINT)
-    assert running.process.wait(30) == 130
+    running.process.send_signal(number)
+    assert running.process.wait(30) == 128 + number
     assert running.marked() == set()
     assert running.left() == []
     output = running.process.output()
@@ -578,12 +604,18 @@ def test_interrupted_it_prints_the_card_of_what_is_known(start):
     assert INTERRUPTED[:-1] in lines
 
 
+def test_started_with_nohup_it_goes_on_when_its_terminal_closes(start):
+    running = start(WAITS, setup="trap '' HUP")
+    running.process.send_signal(signal.SIGHUP)
+    running.process.send_signal(signal.SIGINT)
+    assert running.process.wait(30) == 130
+
+
 @pytest.mark.parametrize("traits", [WAITS, STUBBORN])
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_killed_it_leaves_no_process_and_the_next_one_sweeps(start, audit, traits, number):
+def test_killed_it_leaves_no_process_and_the_next_one_sweeps(start, audit, traits):
     running = start(traits)
-    running.process.send_signal(number)
-    assert running.process.wait(30) == -number
+    running.process.send_signal(signal.SIGKILL)
+    assert running.process.wait(30) == -signal.SIGKILL
     wait_for(lambda: not running.marked())
     assert "Traceback" not in running.process.output()
     done = audit("--only", "fresh-start", command=["false", "{socket}"], set={"TMPDIR": str(running.directory)})

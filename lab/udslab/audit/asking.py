@@ -54,18 +54,39 @@ def _missing(client: Connection, ping: Ping, deadline: Deadline) -> str:
     return ""
 
 
-def hurry(path: str, ping: Ping, type: SocketType, number: int) -> dict[str, int]:
+def hurry(path: str, ping: Ping, type: SocketType, number: int, seconds: float) -> tuple[int, dict[str, int]]:
     """``number`` clients, one after the other, that wait for nothing: every second one sends a request first, and all
-    go without reading. How many saw which errno."""
+    go without reading. Only for whom the backlog has no room waits until it has: those that come after so many seconds
+    do not any more. How many have come, and how many saw which errno."""
+    deadline = Deadline(seconds)
     errors: dict[str, int] = {}
+
+    def tell(error: OSError) -> None:
+        word = errno.errorcode.get(error.errno or 0, str(error.errno))
+        errors[word] = errors.get(word, 0) + 1
+
+    come = 0
     for count in range(number):
-        with socket.socket(socket.AF_UNIX, type.constant) as client:
-            client.setblocking(False)
+        request = (ping.send or b"\n") if count % 2 else b""
+        try:
             try:
-                client.connect(path)
-                if count % 2:
-                    client.send(ping.send or b"\n")
-            except OSError as error:
-                word = errno.errorcode.get(error.errno or 0, str(error.errno))
-                errors[word] = errors.get(word, 0) + 1
-    return errors
+                with socket.socket(socket.AF_UNIX, type.constant) as client:
+                    client.setblocking(False)
+                    client.connect(path)
+                    if request:
+                        client.send(request)
+            except BlockingIOError as error:
+                tell(error)
+                with connect(path, type=type, timeout=deadline.left()) as client:
+                    client.settimeout(max(deadline.left() or 0.0, 0.001))
+                    if request:
+                        client.send(request)
+        except (BrokenPipeError, ConnectionResetError) as error:  # it was turned away
+            tell(error)
+        except (socket.timeout, TimeoutError):
+            break
+        except OSError as error:
+            tell(error)
+            continue
+        come += 1
+    return come, errors

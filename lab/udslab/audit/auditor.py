@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import os
+from dataclasses import dataclass, replace
 from typing import Any
 
 from udslab import __version__
@@ -16,7 +17,10 @@ from udslab.deadline import now
 from udslab.errors import AgentGone, EngineError, Unsupported
 from udslab.probe import calibrated
 
-__all__ = ["Auditor", "about"]
+__all__ = ["DOES_NOT_START", "Auditor", "Measured", "about"]
+
+DOES_NOT_START = "it does not start: "
+"""So begins why a probe is skipped for which there was no server."""
 
 _VERSION_LIMIT = 10.0
 
@@ -34,15 +38,26 @@ def about(subject: Subject, user: User | None, version: str = "") -> dict[str, A
     }
 
 
-class Auditor:
-    """Audits one subject on one host, a probe at a time. For one thread."""
+@dataclass(frozen=True)
+class Measured:
+    """What a first start of a subject has shown."""
 
-    def __init__(self, subject: Subject, host: Host) -> None:
+    patience: float = LEAST_PATIENCE
+    """Seconds after which "it did not happen" may be said: ten, or five times its own start."""
+    why: str = ""
+    """Why it does not start."""
+    alone: bool = False
+    """Whether two of it cannot be played with at the same time, also in places of their own: both want something of
+    which there is one on this machine, such as a port."""
+
+
+class Auditor:
+    """Audits one subject on one host, a probe at a time. For one thread. ``measured``: what another one has found."""
+
+    def __init__(self, subject: Subject, host: Host, measured: Measured | None = None) -> None:
         self.subject = subject
         self.host = host
-        self._patience: float | None = None
-        self._why = ""
-        """Why it does not start."""
+        self._measured = measured
         if not calibrated():
             raise Unsupported("what is at a path cannot be told without doubt here", "audit on Linux, outside gVisor")
 
@@ -56,12 +71,13 @@ class Auditor:
         :class:`~udslab.errors.EngineError` for a container that cannot be had."""
         probe = PROBES[probe] if isinstance(probe, str) else probe
         began = now()
-        limit = self.subject.start_limit if probe.name == "fresh-start" else self._measured()
-        scene = Scene(self.subject, self.host, limit)
+        first = probe.name == "fresh-start"  # is judged by itself, whatever was measured
+        measured = Measured(self.subject.start_limit) if first else self.measure()
+        scene = Scene(self.subject, self.host, measured.patience)
         try:
             with scene:
-                if self._why:
-                    raise Skipped(self._why)
+                if measured.why:
+                    raise Skipped(measured.why)
                 outcome = probe(scene)
         except Skipped as reason:
             return self._finding(probe, scene, began, "", str(reason))
@@ -76,27 +92,32 @@ class Auditor:
         verdict = judge(probe.name, outcome, scene.facts) if outcome else Verdict.SKIP
         return Finding(probe.name, outcome, verdict, scene.facts, tuple(scene.evidence), now() - began, why)
 
-    def _measured(self) -> float:
-        """Seconds after which "it did not happen" may be said: ten, or five times its own start, measured once."""
-        if self._patience is None:
-            scene = Scene(self.subject, self.host, self.subject.start_limit)
-            try:
-                with scene:
-                    run = scene.instance().start("the server")
-                    start = run.settle()
-            except Skipped as reason:
-                self._why = str(reason)
-            except (AgentGone, EngineError):
-                raise
-            except OSError as error:
-                self._why = str(error)
-            else:
-                if start is Start.SERVES:
-                    self._patience = max(LEAST_PATIENCE, 5 * run.took)
-                else:
-                    self._why = f"it does not start: {scene.evidence[-2]}; {scene.evidence[-1]}"
-            self._patience = self._patience or LEAST_PATIENCE
-        return self._patience
+    def measure(self, *, beside: bool = False) -> Measured:
+        """Start it once, where nothing is in its way. ``beside``: and see whether two of it can run at the same time.
+        Only the first call does so."""
+        if self._measured is None:
+            self._measured = self._start(2 if beside else 1)
+            if beside and self._measured.why:
+                self._measured = replace(self._start(1), alone=True)
+        return self._measured
+
+    def _start(self, number: int) -> Measured:
+        """Start so many, at the same time and each in places of its own."""
+        scene = Scene(self.subject, self.host, self.subject.start_limit)
+        try:
+            with scene:
+                paths = [scene.path, os.path.join(scene.make_directory("q"), os.path.basename(scene.path))][:number]
+                runs = [scene.instance(path).start("the server", path) for path in paths]
+                for run in runs:
+                    if run.settle() is not Start.SERVES:
+                        return Measured(why=f"{DOES_NOT_START}{scene.evidence[-2]}; {scene.evidence[-1]}")
+                if runs[0].gone:  # the second has ended it
+                    return Measured(why=f"{DOES_NOT_START}{runs[0].name} {runs[0].how()}")
+                return Measured(max(LEAST_PATIENCE, 5 * runs[0].took))
+        except (AgentGone, EngineError):
+            raise
+        except (Skipped, OSError) as reason:
+            return Measured(why=str(reason))
 
     def _version(self) -> str:
         """The first line of what its version command prints; empty if that cannot be had."""

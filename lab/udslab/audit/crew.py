@@ -5,11 +5,11 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Generator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Union
 
-from udslab.audit.auditor import Auditor, about
+from udslab.audit.auditor import Auditor, Measured, about
 from udslab.audit.findings import Audit, Finding
 from udslab.audit.host import ProcessHost
 from udslab.audit.probes import PROBES
@@ -29,6 +29,9 @@ _LONG = ("race-over-stale", "race-after-kill", "exit-deletes-foreign", "fresh-st
 class _Found:
     about: dict[str, Any] = field(default_factory=dict)
     findings: dict[str, Finding] = field(default_factory=dict)
+    measured: Measured | None = None
+    turn: threading.Lock = field(default_factory=threading.Lock)
+    """Of who measures it; and of who plays a probe, if not two can at the same time."""
 
 
 class Crew:
@@ -112,21 +115,31 @@ class Crew:
                 number, probe = self._tasks.get_nowait()
             except queue.Empty:
                 return
-            subject = self.subjects[number]
+            subject, found = self.subjects[number], self._found[number]
             began = now()
             try:
                 if auditor is None or auditor.subject is not subject:
-                    auditor = Auditor(subject, host)
-                    self._found[number].about = self._found[number].about or auditor.about()
-                finding = auditor.audit(probe)
+                    auditor = self._auditor(number, host)
+                with found.turn if found.measured and found.measured.alone else nullcontext():
+                    finding = auditor.audit(probe)
             except AgentGone as error:
                 if self._cancelled.is_set():
                     return
                 finding = Finding(probe, "", Verdict.SKIP, seconds=now() - began, why=str(error))
-            self._found[number].findings[probe] = finding  # here: whoever is interrupted may not hear of it
+            found.findings[probe] = finding  # here: whoever is interrupted may not hear of it
             self._told.put((number, finding))
             if not host.alive:
                 return
+
+    def _auditor(self, number: int, host: ProcessHost) -> Auditor:
+        """One for a subject, which is measured before two workers are at it."""
+        subject, found = self.subjects[number], self._found[number]
+        with found.turn:
+            auditor = Auditor(subject, host, found.measured)
+            found.about = found.about or auditor.about()
+            if self._jobs > 1 and len(self.probes) > 1:
+                found.measured = auditor.measure(beside=True)
+        return auditor
 
     def audits(self) -> list[Audit]:
         """What is known of each subject: its findings in the probes' order."""

@@ -365,6 +365,10 @@ class Run:
         """The inode numbers of the sockets that its processes have open."""
         return set().union(*map(diag.sockets_of, self.pids))
 
+    def has_bound_to(self, path: str) -> bool:
+        """Whether it has a socket open that is bound to what a path leads to, whoever has bound it."""
+        return bool(sockets_at(path) & self.sockets())
+
     def accepting(self) -> list[int]:
         """The pids of those that accept its clients, as far as can be told when some are connected: those that have the
         listening socket, but for who leaves its clients to children. Raises Skipped if that cannot be told."""
@@ -434,6 +438,29 @@ class Pinned:
         except OSError:
             return False
         return (found.st_dev, found.st_ino) == (self._was.st_dev, self._was.st_ino)
+
+    @property
+    def where(self) -> str:
+        """A name that it has now, wherever that is; empty if it has none any more. Of a file whose first name has gone
+        the kernel tells no other one."""
+        if not os.fstat(self._fd).st_nlink:
+            return ""
+        return os.readlink(f"/proc/self/fd/{self._fd}").replace(" (deleted)", ", under another name")
+
+    def changed(self) -> str:
+        """What has become of its mode and its owner, in words; empty if they are as before."""
+        now = os.fstat(self._fd)
+        pairs = (
+            ("mode", f"{self._was.st_mode & 0o7777:04o}", f"{now.st_mode & 0o7777:04o}"),
+            ("uid", self._was.st_uid, now.st_uid),
+            ("gid", self._was.st_gid, now.st_gid),
+        )
+        return ", ".join(f"{what} {before} is {after} now" for what, before, after in pairs if before != after)
+
+    def read(self) -> bytes:
+        """What is in the file."""
+        with open(f"/proc/self/fd/{self._fd}", "rb") as file:
+            return file.read()
 
     def __enter__(self) -> Pinned:
         return self

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -10,6 +11,7 @@ from functools import cache
 from typing import Any, Union
 
 from udslab.audit.ping import PRESETS, Ping
+from udslab.audit.verdicts import VERDICTS
 from udslab.errors import ServiceError
 from udslab.processes import split_command
 from udslab.socktype import SocketType
@@ -42,7 +44,8 @@ class Subject:
     """A server that is audited. Texts may have ``{socket}``, ``{parent}``, ``{name}`` and ``{dir}``: see
     :class:`Places`.
 
-    ``command``, as all commands: its words, or one text, which is taken apart as a shell would.
+    ``command``, as all commands: its words, or one text, which is taken apart as a shell would. A program that is
+    given by a relative path is the one that this leads to now: servers are started in directories of their own.
     """
 
     command: Sequence[str]
@@ -81,7 +84,7 @@ class Subject:
 
     def __post_init__(self) -> None:
         # Frozen: what was given in a shorter form is put right here, once.
-        words = tuple(split_command(self.command))
+        words = self._program(self.command)
         if not words:
             raise ServiceError("a subject has a command", "write it after --")
         given = "\0".join([*words, *self.files.values(), *self.env.values()])
@@ -97,16 +100,26 @@ class Subject:
             raise ServiceError(f"no type of socket is called {self.type!r}", f"there are {', '.join(SocketType)}")
         if not 0 < self.start_limit < math.inf:
             raise ServiceError(f"a start takes no {self.start_limit:g} seconds", "give a number above 0")
+        unknown = set(self.skips) - set(VERDICTS)
+        if unknown:
+            hint = f"there are {', '.join(VERDICTS)}"
+            raise ServiceError(f"no probe is called {min(unknown)!r}, which the subject skips", hint)
         for name, value in (
             ("command", words),
             ("name", self.name or words[0].rpartition("/")[2]),
-            ("setup", tuple(tuple(split_command(command)) for command in self.setup)),
+            ("setup", tuple(map(_words, self.setup))),
             ("ping", ping),
             ("type", SocketType(self.type)),
-            ("version", tuple(split_command(self.version))),
-            ("root_command", tuple(split_command(self.root_command))),
+            ("version", self._program(self.version)),
+            ("root_command", self._program(self.root_command)),
         ):
             object.__setattr__(self, name, value)
+
+    def _program(self, command: str | Sequence[str]) -> tuple[str, ...]:
+        words = _words(command)
+        if words and "/" in words[0] and not words[0].startswith("{") and not self.image:
+            return (os.path.join(os.getcwd(), words[0].removeprefix("./")), *words[1:])
+        return words
 
     @classmethod
     def from_table(cls, name: str, table: Mapping[str, Any]) -> Subject:
@@ -137,6 +150,13 @@ class Subject:
         if self.modules and not absent:
             absent += _absent_modules(tuple(self.modules))
         return ", ".join(absent)
+
+
+def _words(command: str | Sequence[str]) -> tuple[str, ...]:
+    try:
+        return tuple(split_command(command))
+    except ValueError as error:
+        raise ServiceError(f"{command!r} is no command: {error}", "its words are taken apart as by a shell") from None
 
 
 def _is_text(value: object) -> bool:

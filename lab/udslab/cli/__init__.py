@@ -13,6 +13,7 @@ from importlib import import_module
 
 import udslab
 from udslab.address import printable
+from udslab.cli.options import Unusable
 from udslab.errors import AddressError, ServiceError, UdsError
 
 __all__ = ["main"]
@@ -36,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if error.filename is None and error.errno in _WRITE_FAILED:
             code = _cannot_print(error)
         else:
-            code = _complain(f"{_where(error)}{_reason(error)}", 1)
+            code = _complain(f"{_where(error)}{_reason(error)}", 2 if isinstance(error, Unusable) else 1)
     except KeyboardInterrupt:
         code = 130
     try:

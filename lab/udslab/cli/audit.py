@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 
+from udslab.audit.auditor import DOES_NOT_START
 from udslab.audit.crew import Crew
 from udslab.audit.findings import Audit
 from udslab.audit.host import user_named
@@ -20,7 +21,7 @@ from udslab.audit.ping import PRESETS, Ping
 from udslab.audit.probes import PROBES
 from udslab.audit.subject import Subject
 from udslab.audit.verdicts import Verdict
-from udslab.cli.options import Commands, add_type
+from udslab.cli.options import Commands, add_type, named_files
 from udslab.errors import ServiceError
 from udslab.report.progress import progress
 from udslab.report.scorecard import print_scorecard, scorecard_html, scorecard_markdown
@@ -34,8 +35,8 @@ _MOST_JOBS = 64
 _EPILOG = """\
 In COMMAND, {socket} stands for the path, {parent} and {name} for its directory and its last part, {dir} for a scratch
 directory of each instance, in which it is started. The server runs as an ordinary user: nobody, if this is root.
-Exit status: 0 no probe has failed, 1 one has, or none could be played, 2 wrong use, 130 interrupted; what is known by
-then is printed."""
+Exit status: 0 no probe has failed, 1 one has, or none could be played, or a server does not start, 2 wrong use, 130
+interrupted, 129 and 143 by SIGHUP and SIGTERM; what is known by then is printed."""
 
 
 def add_parser(commands: Commands) -> None:
@@ -112,31 +113,51 @@ def run(options: argparse.Namespace) -> int:
     """Audit."""
     if options.list:
         return _list(options)
-    # As a shell starts what is in the background, and nohup: who is told to end prints what is known.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     probes = _probes(options.only)
     subjects = _subjects(options)
     if options.start_limit is not None:
         subjects = [replace(subject, start_limit=options.start_limit) for subject in subjects]
     crew = Crew(subjects, probes, jobs=options.jobs, user=user_named(options.user))
-    forms = _forms(options)
+    with named_files():
+        forms = _forms(options)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        # SIGINT also as a shell starts what is in the background; who was started with nohup stays.
+        if number == signal.SIGINT or signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _end)
     try:
         with progress("audit", crew.size) as advance, closing(crew.work()) as work:
             for subject, finding in work:
                 advance(f"{subject.name}: {finding.probe}")
-    except KeyboardInterrupt:
+    except _Ended as end:
         _tell(forms, crew.audits())
         print("udslab: interrupted: the probes that had not ended are missing", file=sys.stderr)
-        return 130
+        return 128 + end.number
     except BaseException:
         _tell(forms, crew.audits())  # nothing of what is known is lost
         raise
     audits = crew.audits()
     _tell(forms, audits)
-    if all(finding.verdict is Verdict.SKIP for audit in audits for finding in audit.findings):
+    findings = [finding for audit in audits for finding in audit.findings]
+    if all(finding.verdict is Verdict.SKIP for finding in findings):
+        return 1
+    if any(finding.why.startswith(DOES_NOT_START) for finding in findings):
         return 1
     bad = (Verdict.FAIL,) if options.fail_on == Verdict.FAIL else (Verdict.FAIL, Verdict.WARN)
     return 1 if any(audit.worst(*bad) for audit in audits) else 0
+
+
+class _Ended(KeyboardInterrupt):
+    """A signal that tells to end."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+
+def _end(number: int, frame: object) -> None:
+    for each in (signal.SIGTERM, signal.SIGHUP):  # a terminal that closes and a service manager send several
+        signal.signal(each, signal.SIG_IGN)
+    raise _Ended(number)
 
 
 def _forms(options: argparse.Namespace) -> dict[str, _Form]:
@@ -186,7 +207,7 @@ def _subjects(options: argparse.Namespace) -> list[Subject]:
         if getattr(options, name):
             hint = "write {socket} in the command where the path belongs"
             raise ServiceError(f"--{name.replace('_', '-')} is for a command, and none is given", hint)
-    known = load(options.subjects or READY)
+    known = _known(options)
     unknown = [word for word in words if word not in known]
     if unknown:
         hint = f"there are {', '.join(known)}; a command has {{socket}} where its path belongs"
@@ -199,6 +220,11 @@ def _subjects(options: argparse.Namespace) -> list[Subject]:
             what = f"the subject {subject.name} runs in a container, and this command audits processes of this machine"
             raise ServiceError(what, "put it through uds_audit, in a test")
     return subjects
+
+
+def _known(options: argparse.Namespace) -> dict[str, Subject]:
+    with named_files():
+        return load(options.subjects or READY)
 
 
 def _command(options: argparse.Namespace) -> Subject:
@@ -232,7 +258,7 @@ def _probes(patterns: Sequence[str]) -> list[str]:
 
 
 def _list(options: argparse.Namespace) -> int:
-    subjects = load(options.subjects or READY)
+    subjects = _known(options)
     rows = [[name, "missing" if subject.missing() else "there", subject.get] for name, subject in subjects.items()]
     print_table(("SUBJECT", "PROGRAM", "HOW TO GET IT"), rows)
     print()

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+from udslab.errors import UdsError
 from udslab.socktype import SocketType
 
-__all__ = ["add_json", "add_type", "address", "seconds"]
+__all__ = ["Unusable", "add_json", "add_type", "address", "named_files", "seconds"]
 
 _MOST_SECONDS = 1_000_000
 
@@ -45,3 +48,18 @@ def seconds(word: str) -> float | None:
     if not 0 <= value <= _MOST_SECONDS:
         raise argparse.ArgumentTypeError(f"{word!r} is no number of seconds from 0 to {_MOST_SECONDS:,}")
     return value or None
+
+
+class Unusable(OSError):
+    """A file that was named on the command line cannot be read, or written: wrong use."""
+
+
+@contextmanager
+def named_files() -> Iterator[None]:
+    """Within the block files are opened that were named on the command line. Raises :class:`Unusable`."""
+    try:
+        yield
+    except UdsError:
+        raise
+    except OSError as error:
+        raise Unusable(error.errno, error.strerror, error.filename) from error

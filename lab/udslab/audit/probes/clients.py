@@ -16,6 +16,7 @@ from udslab.audit.scene import Run, Scene, Skipped
 from udslab.connection import Connection, connect
 from udslab.deadline import Deadline, now
 from udslab.limits import room_for_files
+from udslab.supervisor import stat_of
 
 __all__ = ["descriptor_exhaustion", "half_close", "silent_client", "vanishing_clients"]
 
@@ -38,6 +39,8 @@ _BETWEEN = 0.1
 _BY_ITSELF = "it has ended meanwhile by itself"
 _SPINNING = 50
 """Percent of a processor from which on a server spins."""
+_IDLE = 0.05
+"""Of a processor: what a server uses less than that has nothing to do."""
 
 
 @probe("descriptor-exhaustion", asks=True, connects=True, in_image=False)
@@ -54,6 +57,7 @@ def descriptor_exhaustion(scene: Scene) -> str:
             raise Skipped("the limit of its processes may not be changed from here")
         scene.note(f"RLIMIT_NOFILE of who accepts (pid {', '.join(map(str, pids))}) is lowered to what is open there")
         _take_what_is_left(scene, pids, clients)
+        restless = _spins_anyway(first)
         before = _Use.of(first)
         waiting = _connect(scene, ping, _WAITING, clients)
         answered = _answered(waiting, first, _PRESSED)
@@ -62,18 +66,45 @@ def descriptor_exhaustion(scene: Scene) -> str:
             scene.note(f"{len(waiting)} more connect, {answered} have an answer; it {first.how()}")
             return _dies(scene, first)
         if use.seconds >= _PRESSED / 2:  # less is too short to tell
-            scene.facts |= {"cpu_percent": round(use.cpu), "bytes_logged": use.logged, "spins": use.spins}
+            scene.facts |= {"cpu_percent": round(use.cpu), "bytes_logged": use.logged}
+            if restless:
+                scene.note("it uses a processor also while it has room: whether it spins without cannot be told")
+            else:
+                scene.facts["spins"] = use.spins
         scene.note(
             f"{len(waiting)} more connect, {answered} have an answer; within {use.seconds:.1f} s the server uses "
             f"{use.cpu:.0f} % of a processor, and writes {use.logged} bytes"
         )
-        if waiting and answered == len(waiting):
+        ended = sorted(set(pids) - set(first.pids))  # later others may, that are too many by then
+        if waiting and answered == len(waiting) and not ended:
             raise Skipped("it answers all of them although it has no room for another descriptor")
         with suppress(OSError):  # it has died since
             first.process.open_files(True)
         late = _answered(waiting, first, _PRESSED)  # read, for who goes without is another probe's
         scene.note(f"it has room again: {late} more have an answer; then all these clients go")
-    return _still_answers(scene, first, ping, ("recovers", "no-recovery"), _RECOVERY)
+    word = _still_answers(scene, first, ping, ("recovers", "no-recovery"), _RECOVERY)
+    if word == "recovers" and ended:
+        scene.note(f"pid {', '.join(map(str, ended))}, who accepted, has ended of it, and others accept instead")
+        return "dies"
+    return word
+
+
+def _spins_anyway(run: Run) -> bool:
+    """Whether it uses a processor while nothing is asked of it: by a short look, and if it is not idle by a long one."""
+    before = _Use.of(run)
+    run.process.gone_within(_BETWEEN)
+    # On a busy machine who would run has perhaps not run in so short a time: neither use nor waiting is counted yet.
+    if _Use.of(run).since(before).idle and not any(map(_is_runnable, run.pids)):
+        return False
+    before = _Use.of(run)
+    run.process.gone_within(_PRESSED)
+    return _Use.of(run).since(before).spins
+
+
+def _is_runnable(pid: int) -> bool:
+    with suppress(OSError):  # it ends
+        return any(stat_of(f"{pid}/task/{thread}")[:1] == [b"R"] for thread in os.listdir(f"/proc/{pid}/task"))
+    return False
 
 
 def _connect(scene: Scene, ping: Ping, number: int, exits: ExitStack) -> list[Connection]:
@@ -173,6 +204,11 @@ class _Use:
         return 100 * sum(processor for processor, _ in self.threads.values()) / self.seconds
 
     @property
+    def idle(self) -> bool:
+        """Whether it has done next to nothing, and has not waited for a processor either."""
+        return sum(map(sum, self.threads.values())) < _IDLE * self.seconds
+
+    @property
     def spins(self) -> bool:
         """Also on a busy machine: there, a thread that spins uses what it gets, and waits for a processor all the rest.
         Of threads that sleep, each waits a little: that is nothing to add up."""
@@ -195,12 +231,16 @@ def _schedule(pid: int) -> Iterator[tuple[str, tuple[float, float]]]:
 def vanishing_clients(scene: Scene) -> str:
     """200 clients connect and go."""
     first, ping, took = _first(scene)
-    errors = hurry(scene.path, ping, scene.subject.type, _VANISHING)
+    # Some serve one after the other, and have all of these before the next one.
+    seconds = max(_VANISHING * took, scene.patience)
+    come, errors = hurry(scene.path, ping, scene.subject.type, _VANISHING, seconds)
     scene.facts["errors"] = errors
     told = ", ".join(f"{count} x {name}" for name, count in errors.items()) or "no error"
-    scene.note(f"{_VANISHING} clients that wait for nothing have come and gone: {told}")
-    # Some serve one after the other, and have all of these before the next one.
-    return _still_answers(scene, first, ping, ("survives", "stops-answering"), _VANISHING * took)
+    scene.note(f"{come} of {_VANISHING} clients that wait for nothing but room have come and gone: {told}")
+    word = _still_answers(scene, first, ping, ("survives", "stops-answering"), seconds)
+    if word == "survives" and come < _VANISHING:
+        raise Skipped(f"only {come} of {_VANISHING} clients could come")
+    return word
 
 
 @probe("half-close", asks=True, connects=True)

@@ -28,8 +28,9 @@ def regular_file(scene: Scene) -> str:
     file = make_file(scene, scene.path)
     start = scene.instance().start("the server").settle()
     scene.look()
-    if _is_untouched(scene.path, file):
-        return "hangs" if start is Start.HANGS else "refused-kept"
+    if _is_kept(scene.path, file):
+        return "hangs" if start is Start.HANGS else _unchanged(file)
+    _must_be_lost(file)
     scene.note("the file, or what was in it, is lost")
     return "deleted-starts" if start is Start.SERVES else "deleted-fails"
 
@@ -39,21 +40,25 @@ def symlink_to_file(scene: Scene) -> str:
     """A symbolic link to somebody's file is at the path."""
     target = f"{scene.path}.target"
     file = make_file(scene, target)
-    start = _start_at_link(scene, target)
-    if not _is_untouched(target, file):
+    link, start = _start_at_link(scene, target)
+    if not _is_kept(target, file):
+        _must_be_lost(file)
         scene.note("what the link led to is lost")
         return "target-damaged"
-    return _what_of_link(scene, target, start)
+    if file.changed():
+        scene.note(f"of what the link leads to, the {file.changed()}")
+        return "target-damaged"
+    return _what_of_link(scene, link, start)
 
 
 @probe("symlink-dangling")
 def symlink_dangling(scene: Scene) -> str:
     """A symbolic link to nothing is at the path."""
     target = f"{scene.path}.target"
-    start = _start_at_link(scene, target)
+    link, start = _start_at_link(scene, target)
     if os.path.lexists(target):
         return "target-created"
-    return _what_of_link(scene, target, start)
+    return _what_of_link(scene, link, start)
 
 
 @probe("symlink-to-stale")
@@ -62,13 +67,13 @@ def symlink_to_stale(scene: Scene) -> str:
     target = f"{scene.path}.target"
     make_stale(scene, target)
     stale = scene.pin(target)
-    start = _start_at_link(scene, target)
-    if os.path.islink(scene.path) and start is Start.SERVES:
+    link, start = _start_at_link(scene, target)
+    if link.is_at(scene.path) and start is Start.SERVES:
         return "starts-through-link"
     if os.path.lexists(target) and not stale.is_at(target):
         scene.note("what the link leads to is another file than before")
         return "target-created"
-    return _what_of_link(scene, target, start)
+    return _what_of_link(scene, link, start)
 
 
 def make_file(scene: Scene, path: str) -> Pinned:
@@ -80,11 +85,24 @@ def make_file(scene: Scene, path: str) -> Pinned:
     return scene.pin(path)
 
 
-def _is_untouched(path: str, file: Pinned) -> bool:
-    if not file.is_at(path):
-        return False
-    with open(path, "rb") as now:
-        return now.read() == _CONTENT
+def _is_kept(path: str, file: Pinned) -> bool:
+    """Whether the file is at its path, and what was in it."""
+    return file.is_at(path) and file.read() == _CONTENT
+
+
+def _must_be_lost(file: Pinned | None, directory: Pinned | None = None) -> None:
+    """Raises Skipped for what is not where it was, but is whole elsewhere."""
+    places = [found.where for found in (directory, file) if found is not None]
+    if all(places) and (file is None or file.read() == _CONTENT):
+        raise Skipped(f"it is whole, and was moved to {places[0]}: that is neither to keep nor to delete it")
+
+
+def _unchanged(*kept: Pinned) -> str:
+    """The word for what is kept. Raises Skipped if its mode or its owner is another one."""
+    changed = next(filter(None, (found.changed() for found in kept)), "")
+    if changed:
+        raise Skipped(f"it is kept, but its {changed}: that is neither to keep nor to delete it")
+    return "refused-kept"
 
 
 def make_stale(scene: Scene, path: str) -> None:
@@ -95,22 +113,23 @@ def make_stale(scene: Scene, path: str) -> None:
     scene.give(path)
 
 
-def _start_at_link(scene: Scene, target: str) -> Start:
+def _start_at_link(scene: Scene, target: str) -> tuple[Pinned, Start]:
     os.symlink(target, scene.path)
     scene.give(scene.path)
+    link = scene.pin(scene.path)
     scene.look()
     start = scene.instance().start("the server").settle()
     if os.path.lexists(target):
         scene.look(target)
     scene.look()
-    return start
+    return link, start
 
 
-def _what_of_link(scene: Scene, target: str, start: Start) -> str:
-    if os.path.islink(scene.path):
-        if os.readlink(scene.path) != target:
-            return "link-replaced"
+def _what_of_link(scene: Scene, link: Pinned, start: Start) -> str:
+    if link.is_at(scene.path):
         return "refused-kept" if start is Start.EXITED else "hangs"
+    if os.path.islink(scene.path):
+        scene.note(f"at the path is another link, to {os.readlink(scene.path)}")
     return "link-replaced" if os.path.lexists(scene.path) else "link-removed"
 
 
@@ -126,14 +145,17 @@ def _starts_at_directory(scene: Scene, filled: bool) -> str:
     path = os.path.join(scene.make_directory("full" if filled else "empty"), os.path.basename(scene.path))
     os.mkdir(path)
     scene.give(path)
-    kept_directory = scene.pin(path)
+    at = scene.pin(path)
     inside = os.path.join(path, "file")
-    kept_file = make_file(scene, inside) if filled else None
+    file = make_file(scene, inside) if filled else None
     scene.note(f"at the path is a directory, {what}")
     start = scene.instance(path).start("the server").settle()
     scene.look(path)
-    kept = kept_directory.is_at(path) and (kept_file is None or _is_untouched(inside, kept_file))
-    outcome = "deleted" if not kept else "refused-kept" if start is Start.EXITED else "hangs"
+    if not at.is_at(path) or (file is not None and not _is_kept(inside, file)):
+        _must_be_lost(file, at)
+        outcome = "deleted"
+    else:
+        outcome = _unchanged(at, *([file] if file else [])) if start is Start.EXITED else "hangs"
     scene.facts[what] = outcome
     return outcome
 
@@ -146,7 +168,7 @@ def foreign_stale(scene: Scene) -> str:
         raise Skipped("only root can make another user's file, and run the server as a third: run the audit as root")
     path = os.path.join(scene.make_directory("sticky", 0o1777, root=True), os.path.basename(scene.path))
     make_stale(scene, path)
-    os.chown(path, user.uid - 1 or 1, user.gid - 1 or 1)
+    os.chown(path, *(next(id for id in (1, 2) if id != own) for own in (user.uid, user.gid)))
     scene.look(path)
     foreign = scene.pin(path)
     start = scene.instance(path).start("the server", path).settle()

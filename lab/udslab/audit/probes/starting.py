@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
+from collections.abc import Sequence
 
 from udslab.address import MAX_PATH
 from udslab.audit.probes.in_the_way import make_file
@@ -25,6 +27,10 @@ _UMASKS = (0o022, 0o077, 0o000)
 _LENGTHS = (107, 108, 120)
 _LEAST_PREFIX = 90
 """How much of an over-long path an error must name, in bytes, for some cut what they print as well."""
+_COLOURS = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")  # and whatever else is a control sequence: ECMA-48, 5.4
+_WRAPPED = r"(?:[ \t]*\n[ \t]*)?"
+_LONGER = r"(?:[\w~-]|[./]\w)"
+"""So goes on what names another file, such as a lock file beside it."""
 
 
 @probe("fresh-start")
@@ -214,10 +220,23 @@ def _refusal(scene: Scene, path: str) -> str | None:
     if run.settle() is not Start.EXITED:
         run.kill()
         return None
-    part = path[:_LEAST_PREFIX] if len(os.fsencode(path)) > MAX_PATH else path
-    line = next((line.strip() for line in reversed(run.lines()) if part in line), "")
+    lines = run.lines()
+    line = _line_with(path, lines) or _line_with(os.path.realpath(path), lines)
     scene.note(f"its error names the path: {line[:300]}" if line else "no line of it names the path")
     return line
+
+
+def _line_with(path: str, lines: Sequence[str]) -> str:
+    """The last line that names a path; empty if none does. Without colours, slashes that JSON escapes, and what wraps a
+    line within the path."""
+    text = _COLOURS.sub("", "\n".join(lines)).replace("\\/", "/")
+    least = _LEAST_PREFIX if len(os.fsencode(path)) > MAX_PATH else len(path)
+    letters = list(map(re.escape, path))
+    rest = _WRAPPED.join(["", *letters[least:]])
+    line = ""
+    for found in re.finditer(f"{_WRAPPED.join(letters[:least])}(?!{rest}{_LONGER})", text):
+        line = text[text.rfind("\n", 0, found.start()) + 1 : found.end()] + text[found.end() :].partition("\n")[0]
+    return re.sub(_WRAPPED, "", line).strip()
 
 
 # Root

@@ -32,9 +32,8 @@ def second_instance(scene: Scene) -> str:
 def second_stops(scene: Scene) -> str:
     """A second one is started, and stopped."""
     first, second, start = _two(scene)
-    if start is not Start.EXITED:
-        second.stop()
-    return _what_is_left(scene, first)
+    ended = start is Start.EXITED or second.stop()
+    return _what_is_left(scene, first, second, ended)
 
 
 @probe("first-stops-after-steal")
@@ -45,16 +44,24 @@ def first_stops_after_steal(scene: Scene) -> str:
         raise Skipped(f"the first {first.how()} meanwhile, by itself or because the second has told it to")
     if start is not Start.SERVES or scene.who_serves([first, second]) is not second:
         raise Skipped("the second does not steal the path")
-    first.stop()
-    return _what_is_left(scene, second)
+    ended = first.stop()
+    return _what_is_left(scene, second, first, ended)
 
 
 def _two(scene: Scene) -> tuple[Run, Run, Start]:
-    """Two instances, and how the second has started."""
+    """Two instances, and how the second has started. Raises Skipped if the first has given up its path by itself, or
+    has handed it over."""
     first = scene.first()
-    second = scene.instance().start("the second")
+    instance = scene.instance()
+    if scene.who_serves([first]) is not first:
+        scene.look()
+        raise Skipped("the path does not lead to the first any more, before a second one is started")
+    file = scene.pin(scene.path)
+    second = instance.start("the second")
     start = second.settle()
     scene.look()
+    if file.is_at(scene.path) and second.has_bound_to(scene.path):  # who binds makes another file
+        raise Skipped("the second has the very socket that the first has bound: it was handed over")
     return first, second, start
 
 
@@ -71,11 +78,13 @@ def _who_serves(scene: Scene, owner: Run, runs: Sequence[Run]) -> Run | None:
         owner.process.gone_within(_BETWEEN)
 
 
-def _what_is_left(scene: Scene, owner: Run) -> str:
-    """What is at the path, when only ``owner`` should be there."""
+def _what_is_left(scene: Scene, owner: Run, other: Run, ended: bool) -> str:
+    """What is at the path, when only ``owner`` should be there. ``ended``: the other one has, and was not killed."""
     serves = _who_serves(scene, owner, [owner])
     found = scene.look()
     if serves is owner:
+        if not ended:
+            raise Skipped(f"{other.name} does not end by SIGTERM, and was killed: it had no chance to remove anything")
         return "intact"
     if owner.gone:
         raise Skipped(f"{owner.name} has ended meanwhile by itself")

@@ -90,7 +90,7 @@ def descriptor_exhaustion(scene: Scene) -> str:
 
 
 def _spins_anyway(run: Run) -> bool:
-    """Whether it uses a processor while nothing is asked of it: by a short look, and if it is not idle by a long one."""
+    """Whether it uses a processor while nothing is asked of it: by a short look, and if not idle a long one."""
     before = _Use.of(run)
     run.process.gone_within(_BETWEEN)
     # On a busy machine who would run has perhaps not run in so short a time: neither use nor waiting is counted yet.

@@ -63,6 +63,8 @@ __all__ = ["children_of", "is_deaf", "rehearse", "stat_of", "supervise"]
 _CHUNK = 1 << 16
 _STOPPING = 1.0
 """Seconds in which what gets SIGSTOP is stopped, unless it waits for a disk."""
+_LAUNCHED = 1.0
+"""Seconds in which the first process of a daemon has ended, once the daemon serves."""
 _LISTEN_FD = 3
 """SD_LISTEN_FDS_START: where what was listened on beforehand is handed over (sd_listen_fds(3))."""
 
@@ -380,6 +382,7 @@ class _Supervisor:
 
     def _end(self, message: Message) -> None:
         """Once is enough: another one changes the grace alone."""
+        self._let_launcher_go()
         self._grace = Deadline(message["grace"])
         if self._leaving is None:
             self._leaving = {self._main} if self._code is None else set(children_of(os.getpid()))
@@ -388,6 +391,16 @@ class _Supervisor:
                 _send(pid, signal.SIGCONT)  # a stopped one could not end
             if self._frozen:  # nor one that waits for its children
                 self._thaw(message)
+
+    def _let_launcher_go(self) -> None:
+        """A daemon serves before its first process has ended, which the signal would reach in its place. Whoever is
+        about to end runs; a master of workers sleeps."""
+        deadline = Deadline(_LAUNCHED)
+        while self._code is None and not deadline.passed:
+            if not children_of(self._main) or stat_of(self._main)[:1] in ([b"S"], [b"T"]):
+                break
+            time.sleep(0.001)  # nothing tells that it sleeps
+            self._reap()
 
     def _end_at_once(self, message: Message) -> None:
         self._leaving = set()

@@ -475,6 +475,18 @@ def test_a_daemon_is_followed_and_gets_sigterm(driver):
     assert_gone_all([daemon])
 
 
+def test_a_daemon_gets_sigterm_also_when_its_first_process_is_just_about_to_end(driver):
+    launcher = "import os, sys, time\nif os.fork():\n    end = time.monotonic() + 0.3\n"
+    launcher += "    while time.monotonic() < end: pass\n    os._exit(0)\n"
+    driver.start(*python(launcher + SAYS + WAITS))
+    (daemon,) = driver.said(1)
+    driver.tell(op="end", grace=LIMIT)
+    assert driver.hear() == {"event": "exited", "code": 0, "left": [daemon]}
+    assert driver.hear() == {"event": "gone"}
+    assert driver.hear() == {"event": "ended", "code": 0, "killed": []}
+    driver.finish()
+
+
 def test_a_signal_may_go_to_the_daemon_that_the_main_process_has_left(driver):
     driver.start(*python(DAEMON + SAYS + WAITS))
     (daemon,) = driver.hear()["left"]

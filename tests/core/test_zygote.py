@@ -238,27 +238,20 @@ def test_what_it_starts_holds_none_of_its_descriptors(zygote, path):
 # Forks of its owner
 
 
-def forked(function):
-    """What ``function`` says in a forked child; the child ends with it."""
-    read, write = os.pipe()
-    pid = os.fork()
-    if pid == 0:
+@pytest.fixture
+def forked(in_child):
+    """Gives what a function says in a forked child; of an error its text."""
+
+    def say(function):
         try:
-            try:
-                said = function()
-            except BaseException as error:  # noqa: BLE001
-                said = str(error)
-            os.write(write, json.dumps(said).encode())
-        finally:
-            os._exit(0)
-    os.close(write)
-    with open(read, "rb") as file:
-        said = file.read()
-    os.waitpid(pid, 0)
-    return json.loads(said)
+            return function()
+        except BaseException as error:  # noqa: BLE001
+            return str(error)
+
+    return lambda function: in_child(lambda: say(function))
 
 
-def test_a_forked_child_neither_uses_nor_closes_it(zygote, path):
+def test_a_forked_child_neither_uses_nor_closes_it(zygote, path, forked):
     with zygote.serve(path):
         assert "it belongs to the process that this one was forked from" in forked(zygote.info)
         assert forked(zygote.close) is None
@@ -267,7 +260,7 @@ def test_a_forked_child_neither_uses_nor_closes_it(zygote, path):
         assert zygote.info().pid in children()
 
 
-def test_a_forked_child_may_have_one_of_its_own(zygote, path):
+def test_a_forked_child_may_have_one_of_its_own(zygote, path, forked):
     def other():
         with Zygote() as another, another.serve(path):
             return [another.info().pid, udslab.status(path).serving]

@@ -335,7 +335,7 @@ class _Supervisor:
                 _send(pid, message["signal"])
             return left
         if message.get("group"):  # nobody else is in it, for the main process has begun the session
-            group = [pid for pid in _below() if _group_of(pid) == self._main]
+            group = [pid for pid in _below() if stat_of(pid)[2:3] == [b"%d" % self._main]]
             os.killpg(self._main, message["signal"])
             return group
         os.kill(self._main, message["signal"])
@@ -457,13 +457,6 @@ _OPERATIONS: dict[str, Callable[[_Supervisor, Message], object]] = {
     "end": _Supervisor._end,
     "kill": _Supervisor._end_at_once,
 }
-
-
-def _group_of(pid: int) -> int | None:
-    """Its process group; None if it has ended."""
-    with suppress(ProcessLookupError):
-        return os.getpgid(pid)
-    return None
 
 
 def _send(pid: int, number: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Protocol, Union
@@ -106,8 +107,8 @@ class RunningProcess:
         self._owner = os.getpid()
         self._log = ""
         self.killed = False
-        """Whether it was killed since its last start, by :meth:`kill` or because it did not end, and so its socket file
-        may be stale."""
+        """Whether it was killed since its last start, by :meth:`kill`, by somebody else's SIGKILL, or because it did
+        not end, and so its socket file may be stale."""
         self.left: list[str] = []
         """What it left at its end, in words; :meth:`close` takes back what has gone since."""
         self._file: tuple[str, tuple[int, ...] | None] | None = None
@@ -131,9 +132,9 @@ class RunningProcess:
                 if isinstance(error, UdsError) and self._hint:
                     error.hint = f"{self._hint}: {error.hint}"
                 raise
-            own = file_of(Address.parse(self.path))
+            own = _file_at(self.path)
         self._process = process
-        self._others, self._own = others, None if own == others else own
+        self._others, self._own = others, None if own is None or own[:2] == others else own
         self._runs, self.killed = True, False
 
     @property
@@ -166,11 +167,12 @@ class RunningProcess:
         """Send a signal to the first process, or if that has exited, as a daemon's does, to those that it has left:
         of these to the topmost."""
         self._process.signal_left(number)
+        self.killed = self.killed or number == signal.SIGKILL
 
     def stop(self, grace: float = _GRACE) -> int:
         """Its stop signal; SIGKILL to all that lives ``grace`` seconds later, and to what it leaves; its exit status.
         What had to be killed, and a socket file that is still there, stands in ``left``."""
-        file = file_of(Address.parse(self.path))
+        file = _file_at(self.path)
         served = file if file != self._own and self.status().serving else None
         code = self._process.end(grace, self._stop_signal)
         for found in self._process.killed:
@@ -178,23 +180,28 @@ class RunningProcess:
             line = what + found.get("why", "")
             self.left += [line] if line not in self.left else []  # it is told again when it is stopped again
             self.killed = True
-        there = self.status()
-        self._forget_file()
-        if self._has_left(there, served) and not self.killed:
-            self._file = f"socket file {self.path} ({there.describe()})", _which(there)
-            self.left.append(self._file[0])
+        self._note_end(code, served)
         return code
+
+    def _note_end(self, code: int, served: tuple[int, ...] | None = None) -> None:
+        """Note its end, with this status, and whether its file is still there. ``served``: see :meth:`_has_left`."""
+        self.killed = self.killed or code == -signal.SIGKILL
+        self._forget_file()
+        there, file = self.status(), _file_at(self.path)
+        if not self.killed and self._has_left(there, file, served):
+            self._file = f"socket file {self.path} ({there.describe()})", file
+            self.left.append(self._file[0])
 
     def _forget_file(self) -> None:
         if self._file is not None:
             self.left.remove(self._file[0])
             self._file = None
 
-    def _has_left(self, there: Status, served: tuple[int, int] | None) -> bool:
-        """Whether what is there after its end is its own. ``served``: another file that was served there just
-        before."""
-        file = file_of(Address.parse(self.path))
-        if there.state is not State.STALE or file == self._others:  # none of it lives: a socket that does is another's
+    def _has_left(self, there: Status, file: tuple[int, ...] | None, served: tuple[int, ...] | None) -> bool:
+        """Whether the ``file`` that is there after its end is its own. ``served``: another one that was served there
+        just before."""
+        # None of it lives: a socket that does is another's.
+        if there.state is not State.STALE or (file is not None and file[:2] == self._others):
             return False
         # What it has bound since it was ready was served until its end; what a successor had left was not.
         return self._own is None or file in (self._own, served)
@@ -231,18 +238,25 @@ class RunningProcess:
             with suppress(AgentGone):  # and all that it had started
                 if self._process.gone() is None:
                     self.stop()
+                elif self._file is None and self._own is not None:  # it has ended by itself, or has left nothing
+                    self._note_end(self._process.wait())
                 if self.left:
                     self._log += self._process.output()
                     self.ended = self._process.gone()
             self._process.__exit__()
-        if self._file is not None and _which(self.status()) != self._file[1]:
+        if self._file is not None and _file_at(self.path) != self._file[1]:
             self._forget_file()
 
     def __repr__(self) -> str:
         return f"<process {self.pid}: {shlex.join(self.command)}>"
 
 
-def _which(there: Status) -> tuple[int, ...] | None:
-    """What a file is known by, also when it has gone and another has got its inode; None if there is none."""
-    info = there.info
-    return None if info is None else (info.st_dev, info.st_ino, info.st_ctime_ns)
+def _file_at(path: str) -> tuple[int, ...] | None:
+    """What the file at a path is known by, also when it has gone and another has got its inode: device, inode, and the
+    time of its bind, for nobody writes into a socket file. None if there is none."""
+    address = Address.parse(path)
+    if address.is_pathname:
+        with suppress(OSError):
+            info = os.stat(address.name)
+            return info.st_dev, info.st_ino, info.st_mtime_ns
+    return None

@@ -589,6 +589,27 @@ def test_a_file_that_is_there_when_its_block_ends_was_left(lab):
     assert process.left == [f"socket file {process.path} (stale)"]
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("ends", [lambda process, number: process.send_signal(number), lambda p, n: os.kill(p.pid, n)])
+def test_what_one_leaves_that_has_ended_before_its_block_is_told_unless_it_was_killed(lab, ends, number):
+    with lab.process(server("leaves")) as process:
+        ends(process, number)
+        process.wait(LIMIT)
+        until(process._process.gone)
+    killed = number == signal.SIGKILL
+    assert process.killed == killed
+    assert process.left == ([] if killed else [f"socket file {process.path} (stale)"])
+
+
+def test_a_file_that_another_has_put_in_the_place_of_one_that_ended_by_itself_was_not_left(lab, make_socket):
+    with lab.process(server()) as process:
+        process.send_signal(signal.SIGTERM)
+        process.wait(LIMIT)
+        until(process._process.gone)
+        make_socket(process.path).close()  # on some file systems it gets the same inode
+    assert (process.left, process.killed) == ([], False)
+
+
 @pytest.mark.parametrize(("how", "what"), [("leaves", "socket file"), ("stubborn", "process")])
 def test_what_is_left_by_one_that_is_stopped_twice_is_told_once(lab, how, what):
     with lab.process(server(how)) as process:

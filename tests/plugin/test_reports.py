@@ -164,7 +164,7 @@ def test_where_what_a_process_has_left_is_told_so_is_its_log_and_how_it_has_ende
 
         @pytest.fixture
         def server(make_uds_process):
-            return make_uds_process([sys.executable, "-c", LISTENS + ENDS + WAITS, "{socket}"], ready=LogLine("up"))
+            return make_uds_process([sys.executable, "-c", LISTENS + ENDS + WAITS, "{socket}"], ready=LogLine("up\\n"))
 
         def test_passes(server): pass
 

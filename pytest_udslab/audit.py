@@ -13,6 +13,7 @@ import pytest
 from pytest_udslab.fixtures import SETTINGS, granted
 from pytest_udslab.made import encodable
 from pytest_udslab.options import lacking, skip
+from udslab.audit.verdicts import VERDICTS
 from udslab.errors import EngineError, UdsError, Unsupported
 from udslab.needs import Backend
 
@@ -85,15 +86,13 @@ def _uds_auditors(request: pytest.FixtureRequest, uds: Lab) -> Iterator[_Auditor
         auditors.close()
 
 
-@pytest.fixture
+@pytest.fixture(params=list(VERDICTS))
 def uds_audit(request: pytest.FixtureRequest, _uds_auditors: _Auditors) -> Callable[..., Finding]:
     """``uds_audit(subject, user=None)``: one probe of the audit, each in turn; puts a
     :class:`udslab.audit.subject.Subject` through it, run as ``user`` (an ordinary one, if this is root). The finding,
     unless its verdict fails the test, with the evidence, or skips it.
 
     ``[tool.udslab.audit]`` in pyproject.toml has the outcomes that a project accepts: a probe, and a list of them."""
-    from udslab.audit.verdicts import VERDICTS
-
     probe: str = request.param
     if probe not in VERDICTS:
         pytest.fail(f"no probe is called {probe!r}; they are: {', '.join(VERDICTS)}", pytrace=False)
@@ -128,8 +127,6 @@ def uds_audit(request: pytest.FixtureRequest, _uds_auditors: _Auditors) -> Calla
 
 def _accepted(config: pytest.Config) -> Mapping[str, list[str]]:
     """``[tool.udslab.audit]``. Raises :class:`pytest.UsageError` for what no probe says."""
-    from udslab.audit.verdicts import VERDICTS
-
     file = config.rootpath / "pyproject.toml"
     if not file.is_file():
         return {}

@@ -17,15 +17,15 @@ import pytest
 
 from pytest_udslab.leaks import LeakCheck, late_failures, left_behind
 from pytest_udslab.made import Made, is_ours_alone, made_for, where_called
-from pytest_udslab.options import Settings, backend_of, check_needs, lacking, service_of, skip, word
+from pytest_udslab.options import Settings, backend_of, check_needs, lacking, need_real_files, service_of, skip, word
 from udslab.errors import EngineError, UdsError, Unsupported
 from udslab.needs import Backend
+from udslab.obstacle_kinds import Obstacle
 
 if TYPE_CHECKING:
     from udslab.address import AddressLike
     from udslab.connection import Connection
     from udslab.lab import Lab, PlacedObstacle, RunningServer
-    from udslab.obstacles import Obstacle
     from udslab.processes import Command, RunningProcess
 
     Target = AddressLike | RunningServer | RunningProcess | PlacedObstacle
@@ -41,6 +41,7 @@ def uds(request: pytest.FixtureRequest) -> Iterator[Lab]:
     fixtures of your own of any scope."""
     from udslab.lab import Lab  # not before a test asks for it: importing a plugin costs every run
 
+    need_real_files()
     with Lab(request.config.stash[SETTINGS].lab) as lab:
         lab.opening = functools.partial(granted, request.config)
         # Told after the test with which the server ends, whatever its scope.
@@ -90,6 +91,7 @@ class _Test:
     def start(self, backend: Backend, distro: str | None = None) -> None:
         """Start what servers of this backend need, unless it runs."""
         if not self.lab.is_prepared(backend, distro):
+            need_real_files()
             with self.lacking(backend):
                 self.lab.prepare(backend, distro)
 
@@ -133,6 +135,7 @@ def _leak_check(config: pytest.Config) -> LeakCheck:
 @pytest.fixture
 def _uds_test(request: pytest.FixtureRequest, uds: Lab) -> Iterator[_Test]:
     # The only one that takes request, which costs pytest as much as a fixture.
+    need_real_files()
     request.node.stash[REQUEST] = request
     _leak_check(request.config).begin_late(request.node)
     with ExitStack() as last:
@@ -310,7 +313,7 @@ def make_uds_obstacle(_uds_test: _Test, uds_backend: str, uds_distro: str) -> Ca
     return make
 
 
-@pytest.fixture
+@pytest.fixture(params=list(Obstacle), ids=str)
 def uds_obstacle(request: pytest.FixtureRequest, make_uds_obstacle: Callable[..., PlacedObstacle]) -> PlacedObstacle:
     """Each kind of obstacle in turn."""
     return make_uds_obstacle(request.param)

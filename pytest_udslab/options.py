@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
+from types import ModuleType
 from typing import Any, NoReturn
 
 import pytest
 
 from udslab.needs import Backend, Need, Options, why_not
 
-__all__ = ["Settings", "add_options", "backend_of", "check_needs", "engines", "lacking", "service_of", "skip", "word"]
+__all__ = ["Settings", "add_options", "backend_of", "check_needs", "engines", "lacking", "need_real_files", "register_marker", "service_of", "skip", "word"]
 
 _BACKENDS = [backend.value for backend in Backend]
 _MARKER = """uds(needs={"kill", …}, backend="process", service="echo"): what a test needs of its server's backend \
@@ -136,6 +138,14 @@ def lacking(settings: Settings, backend: Backend, reason: str) -> NoReturn:
     if backend in settings.require:
         raise pytest.fail.Exception(f"--uds-require {backend}: {reason}", pytrace=False) from None
     skip(reason)
+
+
+def need_real_files() -> None:
+    """Fail the test where pyfakefs has put an object of its own in the place of ``os``: what the lab keeps for the run
+    would be made of that."""
+    if not isinstance(os, ModuleType):
+        what = "the lab's sockets and processes are real, and files are not (pyfakefs): name fs behind the lab's fixtures"
+        raise pytest.fail.Exception(f"{what}, and make all paths before it", pytrace=False)
 
 
 def skip(reason: str) -> NoReturn:

@@ -28,7 +28,7 @@ from pytest_udslab.fixtures import (
     uds_server,
     uds_type,
 )
-from pytest_udslab.made import encodable, made_for, report_sections, teardown_sections
+from pytest_udslab.made import encodable, forget_made, made_for, report_sections, teardown_sections
 
 __all__ = [
     "_uds_auditors",
@@ -40,7 +40,6 @@ __all__ = [
     "make_uds_server",
     "pytest_addoption",
     "pytest_configure",
-    "pytest_generate_tests",
     "pytest_report_header",
     "pytest_report_to_serializable",
     "pytest_runtest_call",
@@ -79,24 +78,6 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     return [f"udslab: {udslab.__version__}, sun_path {SUN_PATH_SIZE} bytes", *([line] if line else [])]
 
 
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """``uds_obstacle`` is each kind of obstacle in turn, ``uds_audit`` each probe, unless the test parametrises them
-    itself."""
-
-    def is_left_to_us(fixture: str) -> bool:
-        own = any(fixture in mark.args[0] for mark in metafunc.definition.iter_markers("parametrize"))
-        return fixture in metafunc.fixturenames and not own
-
-    if is_left_to_us("uds_obstacle"):
-        from udslab.obstacles import Obstacle  # see fixtures.uds
-
-        metafunc.parametrize("uds_obstacle", list(Obstacle), ids=str, indirect=True)
-    if is_left_to_us("uds_audit"):
-        from udslab.audit.verdicts import VERDICTS
-
-        metafunc.parametrize("uds_audit", list(VERDICTS), indirect=True)
-
-
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     """What a handler has raised fails the test itself; what it raises later, or a test skips over, the teardown."""
@@ -119,8 +100,10 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[Any]) -> Generator[None, Any, Any]:
     """The report of a failed test has its servers' logs, and says where its files are kept."""
     report = yield
-    if report.failed and call.when == "teardown":
-        report.sections += teardown_sections(item)
+    if call.when == "teardown":
+        if report.failed:
+            report.sections += teardown_sections(item)
+        forget_made(item)
     elif report.failed and made_for(item):
         shown = call.excinfo.value if call.excinfo else None
         report.sections += report_sections(item, item.stash[REQUEST], shown)

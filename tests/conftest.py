@@ -47,6 +47,14 @@ def path(directory: Path) -> Path:
 
 
 @pytest.fixture
+def public(directory: Path) -> Path:
+    """A directory in which anyone may do anything."""
+    directory.parent.chmod(0o711)
+    directory.chmod(0o777)
+    return directory
+
+
+@pytest.fixture
 def sockets() -> Iterator[contextlib.ExitStack]:
     """Closes at the end what a test has made: ``sockets.enter_context(...)``."""
     with contextlib.ExitStack() as stack:

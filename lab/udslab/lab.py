@@ -81,7 +81,6 @@ class Lab:
         self.options = options or Options()
         self._exits = ExitStack()
         self._numbers = itertools.count(1)
-        self._scratch: str | None = None
         self._spare: dict[str, list[str]] = {}
         """Private directories, empty and as they were made, by the directory that they are in."""
         self._zygote: Zygote | None = None
@@ -99,6 +98,7 @@ class Lab:
         """Entered while something is opened that stays to the lab's end: by this, who counts sockets knows of it."""
 
     def __enter__(self) -> Lab:
+        self._scratch = self._exits.enter_context(scratch_directory(short_parent()))
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -145,7 +145,7 @@ class Lab:
         :class:`~udslab.errors.AddressError` if the name is too long for that, or none.
         """
         backend = Backend(backend or self.options.backend)
-        top = self._meeting_place(distro) if backend is Backend.CONTAINER else self._directory()
+        top = self._meeting_place(distro) if backend is Backend.CONTAINER else self._scratch
         number = next(self._numbers)
         plain = name is None and mode == 0o700 and group is None
         spare = self._spare.setdefault(top, [])
@@ -195,7 +195,11 @@ class Lab:
                 yield f"directory {directory} that cannot be looked at: {why.strerror}, {whose}"
 
     def _make_directory(self, directory: str, mode: int, group: int | str | None, backend: Backend) -> None:
-        os.mkdir(directory, 0o700)
+        try:
+            os.mkdir(directory, 0o700)
+        except FileNotFoundError as error:
+            hint = "is it removed by a test? with pyfakefs, make all paths before fs"
+            raise failure(Stage.ADDRESS, error, os.path.dirname(directory), hint) from error
         owner = self._owner(backend)
         if owner is not None:
             os.chown(directory, *owner)
@@ -213,11 +217,6 @@ class Lab:
             return None
         session = self.session()
         return session.uid, session.gid
-
-    def _directory(self) -> str:
-        if self._scratch is None:
-            self._scratch = self._exits.enter_context(scratch_directory(short_parent()))
-        return self._scratch
 
     # Servers
 

@@ -10,45 +10,12 @@ from contextlib import ExitStack, contextmanager, suppress
 
 from udslab.address import Address, AddressLike
 from udslab.errors import AddressError, Stage, Unsupported, failure
+from udslab.obstacle_kinds import LINK_TO, Obstacle
 from udslab.socketfile import open_directory, remove_pinned, split
 from udslab.socktype import SocketType, open_socket
 from udslab.state import pin
-from udslab.word import Word
 
-__all__ = ["LINK_TO", "Obstacle", "obstacle"]
-
-LINK_TO = "link-to-"
-"""What the names of links to other obstacles begin with."""
-
-
-class Obstacle(Word):
-    """The kinds of what is in the way. A link is a symbolic one, to an obstacle of the other kind beside it."""
-
-    LISTENER = "listener"
-    """A stream server that listens, and accepts nobody."""
-    BOUND = "bound"
-    """A stream socket that is bound and does not listen."""
-    STALE = "stale"
-    REGULAR_FILE = "regular-file"
-    """With a line in it."""
-    DIRECTORY = "directory"
-    FIFO = "fifo"
-    LINK_TO_LISTENER = "link-to-listener"
-    LINK_TO_BOUND = "link-to-bound"
-    LINK_TO_STALE = "link-to-stale"
-    LINK_TO_REGULAR_FILE = "link-to-regular-file"
-    LINK_TO_DIRECTORY = "link-to-directory"
-    LINK_TO_FIFO = "link-to-fifo"
-    DANGLING_LINK = "dangling-link"
-    MISSING_PARENT = "missing-parent"
-    """The directory of the path is not there: the path is one level deeper than the one that was given."""
-    NO_PERMISSION = "no-permission"
-    """The directory of the path may not be written or searched: likewise one level deeper. Not for root, who may."""
-
-    @property
-    def target(self) -> Obstacle | None:
-        """What it is a link to."""
-        return Obstacle(self.value[len(LINK_TO) :]) if self.value.startswith(LINK_TO) else None
+__all__ = ["Obstacle", "obstacle"]
 
 
 @contextmanager

@@ -36,18 +36,22 @@ def assert_stale(address: AddressLike) -> Status:
 
 
 def assert_gone(address: AddressLike) -> Status:
-    """Nothing is there, not even a dangling link or the directory."""
-    return _check(address, "gone", lambda found: found.state in (State.ABSENT, State.UNREACHABLE))
+    """Nothing is there, not even a dangling link; the directory may be gone, too. Where that may not be searched, it
+    cannot be told, and so does not hold."""
+    return _check(address, "gone", _is_gone)
 
 
 class assert_untouched:
-    """What is at ``path`` is the same file with the same mode, owner and content after the block as before it."""
+    """A context manager: what is at ``path`` is the same file with the same mode, owner and content after the block as
+    before it. Of what may not be read, and of directories, the time of the last change stands for the content."""
 
     def __init__(self, path: str | bytes | os.PathLike[str]) -> None:
         self._path = path
 
     def __enter__(self) -> None:
         self._before = _fingerprint(self._path)
+        if self._before["there"] == _CANNOT_BE_TOLD:
+            raise AssertionError(f"{_describe(_status_of(self._path))}; whether it is touched {_CANNOT_BE_TOLD}")
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         if error is not None:
@@ -62,13 +66,16 @@ class assert_untouched:
             raise AssertionError(f"{_describe(_status_of(self._path))}; it was touched: {changed}")
 
 
+_CANNOT_BE_TOLD = "cannot be told"
+
+
 def _fingerprint(path: str | bytes | os.PathLike[str]) -> dict[str, object]:
     try:
         info = os.lstat(path)
     except FileNotFoundError:
         return {"there": False}
     except PermissionError:
-        return {"there": "cannot be told"}
+        return {"there": _CANNOT_BE_TOLD}
     facts: dict[str, object] = {
         "there": True,
         "inode": (info.st_dev, info.st_ino),
@@ -77,13 +84,28 @@ def _fingerprint(path: str | bytes | os.PathLike[str]) -> dict[str, object]:
         "size": info.st_size,
     }
     if stat.S_ISREG(info.st_mode):
-        with open(path, "rb") as file:
-            facts["content"] = hashlib.sha256(file.read()).hexdigest()
+        try:
+            with open(path, "rb") as file:
+                facts["content"] = hashlib.sha256(file.read()).hexdigest()
+        except PermissionError:
+            facts["changed"] = info.st_mtime_ns
+    elif stat.S_ISDIR(info.st_mode):
+        facts["changed"] = info.st_mtime_ns
     elif stat.S_ISLNK(info.st_mode):
         facts["target"] = os.readlink(os.fsencode(path))
     elif stat.S_ISSOCK(info.st_mode):
         facts["state"] = _status_of(path).state.value
     return facts
+
+
+def _is_gone(found: Status) -> bool:
+    if found.state is not State.UNREACHABLE:
+        return found.state is State.ABSENT
+    try:
+        os.lstat(found.address.name)
+    except OSError as error:
+        return not isinstance(error, PermissionError)
+    return False
 
 
 def _status_of(path: str | bytes | os.PathLike[str]) -> Status:

@@ -54,14 +54,6 @@ def pair(sockets):
 
 
 @pytest.fixture
-def public(directory):
-    """A directory in which anyone may do anything."""
-    directory.parent.chmod(0o711)
-    directory.chmod(0o777)
-    return directory
-
-
-@pytest.fixture
 def temporary(directory, monkeypatch):
     """The directory for temporary files, for this test alone."""
     monkeypatch.setattr(tempfile, "tempdir", str(directory))

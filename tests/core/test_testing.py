@@ -97,6 +97,36 @@ def test_untouched_notices_that_a_link_leads_elsewhere(path):
         path.symlink_to("b")
 
 
+def test_untouched_notices_what_comes_into_a_directory(directory):
+    with pytest.raises(AssertionError, match="changed"), assert_untouched(directory):
+        (directory / "new").touch()
+
+
+def test_what_may_not_be_looked_at_is_neither_gone_nor_untouched(public, make_socket, as_nobody):
+    closed = public / "closed"
+    closed.mkdir(0o700)
+    (closed / "file").touch()
+    make_socket(closed / "s", backlog=1)
+    unreadable = public / "unreadable"
+    unreadable.touch(0o600)
+    source = """
+import sys
+from udslab.testing import assert_gone, assert_untouched
+closed, unreadable = sys.argv[1:]
+for claim in (lambda: assert_gone(closed + "/s"), assert_untouched(closed + "/file").__enter__):
+    try:
+        claim()
+    except AssertionError as error:
+        print(error)
+with assert_untouched(unreadable):
+    pass
+"""
+    assert as_nobody(source, closed, unreadable, directory=public).stdout.splitlines() == [
+        f"{closed}/s is unreachable; open: EACCES (Permission denied); expected: gone",
+        f"{closed}/file is unreachable; open: EACCES (Permission denied); whether it is touched cannot be told",
+    ]
+
+
 def test_untouched_notices_that_a_socket_was_closed(path, make_socket):
     sock = make_socket(path, backlog=1)
     with pytest.raises(AssertionError, match="listening before, stale after"), assert_untouched(path):

@@ -321,6 +321,29 @@ def test_with_a_fake_file_system_in_the_test(inner, backend):
     ).assert_outcomes(passed=3, failed=1)
 
 
+def test_where_files_are_not_real_nothing_is_made(inner, backend):
+    """And nothing of it is kept for the tests behind it."""
+    inner(
+        """
+        def test_before(fs, uds_client): pass
+
+        def test_serves(uds_client): pass
+
+        def test_before_a_path(make_uds_path, uds_backend, fs): make_uds_path("other")
+
+        def test_serves_again(uds_client, uds_path): pass
+        """,
+        f"--uds-backend={backend}",
+        plugins=("pyfakefs.pytest_plugin",),
+    ).stdout.fnmatch_lines(
+        [
+            "the lab's sockets and processes are real, and files are not (pyfakefs): name fs behind the lab's fixtures, *",
+            "E *NoSuchPath: *: is it removed by a test? with pyfakefs, make all paths before fs",
+            "*= 1 failed, 2 passed, 1 error in *",
+        ]
+    )
+
+
 @pytest.mark.parametrize("seed", [1, 2])
 def test_in_any_order(inner, backend, seed):
     result = check_suite(inner, backend, "-p", "no:doctest", f"--randomly-seed={seed}", plugins=("pytest_randomly",))

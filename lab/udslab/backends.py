@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import traceback
+from collections import deque
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Protocol, Union
 
@@ -62,6 +64,20 @@ class Run(Protocol):
         """Stop it, and forget what it has written and received."""
 
 
+class _Log(logging.Logger):
+    """What a server says: kept, for the log of the process is its owner's, who has not asked for this."""
+
+    def __init__(self) -> None:
+        super().__init__("udslab.server", logging.INFO)
+        self.lines: deque[str] = deque(maxlen=1000)
+
+    def handle(self, record: logging.LogRecord) -> None:
+        self.lines.append(_FORMAT.format(record))
+
+
+_FORMAT = logging.Formatter("udslab: %(message)s")
+
+
 class ThreadRun:
     """A server in a thread of this process."""
 
@@ -75,13 +91,14 @@ class ThreadRun:
     ) -> None:
         self.pid = os.getpid()
         self._server: Server | HandlerServer
+        self._log = _Log()
         if handler is not None:
             self._recorder = Recorder()
             drain = options.pop("drain")
             self._server = HandlerServer(listen(address, **options), handler, recorder=self._recorder, drain=drain)
         else:
             self._recorder = Recorder(resolve(service or "upper"))
-            self._server = serve(address, self._recorder, **options)
+            self._server = serve(address, self._recorder, log=self._log, **options)
         self._server.since = since
         self._exits = ExitStack()
         self._exits.enter_context(self._server)
@@ -97,9 +114,10 @@ class ThreadRun:
 
     def log(self) -> str:
         """See :class:`Run`."""
-        return "\n".join(
+        raised = (
             "".join(traceback.format_exception(type(error), error, error.__traceback__)) for error in self.failures
         )
+        return "".join([*(f"{line}\n" for line in self._log.lines), *raised])
 
     def stop(self) -> None:
         """See :class:`Run`."""

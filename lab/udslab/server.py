@@ -29,7 +29,7 @@ from udslab.socktype import SocketType, open_pair
 
 __all__ = ["ConnectionServer", "DatagramServer", "Server", "run_until_signal", "serve"]
 
-log = logging.getLogger("udslab.server")
+LOG = logging.getLogger("udslab.server")
 
 _CHUNK = 1 << 16
 _RECORD = 1 << 20
@@ -47,12 +47,15 @@ class Server:
     ``run()`` serves in this thread until ``stop()``; as a context manager it serves in a thread of its own.
     """
 
-    def __init__(self, sock: Listener | BoundSocket, service: str | Service, drain: float) -> None:
+    def __init__(
+        self, sock: Listener | BoundSocket, service: str | Service, drain: float, log: logging.Logger
+    ) -> None:
         self.address = sock.address
         self.type = sock.type if isinstance(sock, Listener) else SocketType.of(sock.type)
         self._socket = sock
         self._service = resolve(service)
         self._drain = drain
+        self._log = log
         self._selector = selectors.DefaultSelector()
         self._waker, self._wakened = open_pair(SocketType.STREAM)
         self._selector.register(self._wakened, selectors.EVENT_READ, self._stop_asked)
@@ -158,9 +161,9 @@ class ConnectionServer(Server):
     serve one client, then end. ``identify``: tell callers by the file that they have bound, too, remove the file, and
     turn away those whose file is not in order (:func:`udslab.caller.caller_by_file`).
 
-    One line in the log ``udslab.server`` for each client, with its credentials, before it gets its first byte; at level
-    DEBUG another when it has gone, and a warning if it did not go in peace. Where no descriptor is left, it waits for
-    some to come back, and clients wait in the backlog.
+    One line in the ``log``, ``udslab.server`` unless another is given, for each client, with its credentials, before it
+    gets its first byte; at level DEBUG another when it has gone, and a warning if it did not go in peace. Where no
+    descriptor is left, it waits for some to come back, and clients wait in the backlog.
     """
 
     def __init__(
@@ -171,8 +174,9 @@ class ConnectionServer(Server):
         drain: float = 5.0,
         once: bool = False,
         identify: bool = False,
+        log: logging.Logger = LOG,
     ) -> None:
-        super().__init__(listener, service, drain)
+        super().__init__(listener, service, drain, log)
         self._listener = listener
         self._once = once
         self._identify = identify
@@ -193,7 +197,7 @@ class ConnectionServer(Server):
         if self._stopping is None:
             return False
         if self._clients and self._stopping.passed:
-            log.warning("cut off after %g s of draining: %d", self._stopping.seconds, len(self._clients))
+            self._log.warning("cut off after %g s of draining: %d", self._stopping.seconds, len(self._clients))
         return not self._clients or self._stopping.passed
 
     def _accept_again(self) -> None:
@@ -219,7 +223,7 @@ class ConnectionServer(Server):
                     raise
                 # Not tried again and again, for the listener stays readable: after one has gone, or after a while.
                 if not self._starved:
-                    log.warning("%s; clients wait in the backlog until descriptors come back", error)
+                    self._log.warning("%s; clients wait in the backlog until descriptors come back", error)
                 self._starved = True
                 self._accept_no_more()
                 self._set_timer(0.1)
@@ -242,11 +246,11 @@ class ConnectionServer(Server):
             try:
                 who += f", by its file uid {caller_by_file(connection).uid}"
             except CallerRejected as error:
-                log.warning("%s: turned away: %s", who, error)
+                self._log.warning("%s: turned away: %s", who, error)
                 connection.close()
                 self._gone()
                 return
-        log.info("%s", who)
+        self._log.info("%s", who)
         connection.setblocking(False)
         peer = Peer(str(address), credentials, self._records)
         client = _Client(self, connection, who, peer)
@@ -375,7 +379,7 @@ class _Client:
         try:
             output = question()
         except Exception:
-            log.exception("%s: %s", self._who, _FAILED)
+            self._server._log.exception("%s: %s", self._who, _FAILED)
             self.close(_FAILED)
             return
         if isinstance(output, bytes):
@@ -414,7 +418,7 @@ class _Client:
         try:
             self._pending = next(self._source or iter(()), b"")
         except Exception:
-            log.exception("%s: %s", self._who, _FAILED)
+            self._server._log.exception("%s: %s", self._who, _FAILED)
             self._ending = _FAILED
         if not self._pending:
             self._source = None
@@ -435,7 +439,7 @@ class _Client:
         closed = getattr(getattr(self, "_session", None), "closed", None)  # of those who want to know: a record
         if closed is not None:
             closed()
-        log.log(
+        server._log.log(
             logging.DEBUG if why in _NORMAL_ENDS else logging.WARNING,
             "%s: %s after %.3f s, %d bytes in, %d out",
             self._who,
@@ -469,8 +473,9 @@ class DatagramServer(Server):
         drain: float = 5.0,
         once: bool = False,
         most: int = 1000,
+        log: logging.Logger = LOG,
     ) -> None:
-        super().__init__(sock, service, drain)
+        super().__init__(sock, service, drain, log)
         self._sock = sock
         self._once = once
         self._most = most
@@ -499,7 +504,7 @@ class DatagramServer(Server):
         return True
 
     def _answer(self, data: bytes, credentials: Credentials | None, sender: Address) -> None:
-        log.info("datagram of %d bytes from %s %s", len(data), credentials, sender)
+        self._log.info("datagram of %d bytes from %s %s", len(data), credentials, sender)
         peer = Peer(str(sender), credentials, records=True, greets=False)
         try:
             session = self._service(peer)
@@ -509,17 +514,17 @@ class DatagramServer(Server):
                 for piece in itertools.islice(pieces(output, empty=not data), _BATCH)
             ]
         except Exception:
-            log.exception("the service failed on a datagram from %s", sender)
+            self._log.exception("the service failed on a datagram from %s", sender)
             return
         if answers and not _answerable(sender):
-            log.warning("no answer to %s: it has bound no address of its own that leads to it from here", sender)
+            self._log.warning("no answer to %s: it has bound no address of its own that leads to it from here", sender)
             return
         queue = self._waiting.get(sender.raw)
         if queue is None:
             queue = deque()
         for answer in answers:
             if len(queue) >= self._most:
-                log.warning("an answer to %s is dropped: it does not read, and %d wait", sender, len(queue))
+                self._log.warning("an answer to %s is dropped: it does not read, and %d wait", sender, len(queue))
             else:
                 queue.append(answer)
         if self._full and queue:
@@ -539,7 +544,7 @@ class DatagramServer(Server):
                 self._full = self._unread() >= self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
                 return
             except OSError as error:
-                log.warning("no answer to %s: %s", Address.from_sockaddr(target), os.strerror(error.errno or 0))
+                self._log.warning("no answer to %s: %s", Address.from_sockaddr(target), os.strerror(error.errno or 0))
                 if error.errno != errno.EMSGSIZE:
                     break  # not only this one: it has gone, or may not be written to
             queue.popleft()
@@ -599,6 +604,7 @@ def serve(
     drain: float = 5.0,
     once: bool = False,
     identify: bool = False,
+    log: logging.Logger = LOG,
 ) -> Server:
     """Bind, listen, and make the server for this type of socket: ``with serve("/run/a.sock", "echo"): …``.
 
@@ -608,11 +614,11 @@ def serve(
     resolve(service)
     if SocketType(type) is SocketType.DGRAM:
         sock = bind(address, on_existing=on_existing, mode=mode, group=group, pass_credentials=True)
-        return DatagramServer(sock, service, drain=drain, once=once)
+        return DatagramServer(sock, service, drain=drain, once=once, log=log)
     listener = listen(
         address, type=type, on_existing=on_existing, backlog=backlog, mode=mode, group=group, long_path=long_path
     )
-    return ConnectionServer(listener, service, drain=drain, once=once, identify=identify)
+    return ConnectionServer(listener, service, drain=drain, once=once, identify=identify, log=log)
 
 
 def run_until_signal(make: Callable[[], Server], ready: Callable[[Server], None]) -> None:

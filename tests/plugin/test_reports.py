@@ -159,12 +159,12 @@ def test_a_path_that_is_not_utf_8_is_told_by_a_worker_with_a_backslash(inner, le
 def test_where_what_a_process_has_left_is_told_so_is_its_log_and_how_it_has_ended(inner):
     source = """
         LISTENS = "import os, signal, socket, sys; s = socket.socket(1); s.bind(sys.argv[1]); s.listen(); "
-        ENDS = "signal.signal(15, lambda *_: sys.exit(print('I give up') or 3)); "
-        WAITS = "print('up', flush=True); signal.pause()"
+        WAITS = "signal.pthread_sigmask(signal.SIG_BLOCK, [15]); print('up', flush=True); signal.sigwait([15]); "
+        ENDS = "print('I give up'); sys.exit(3)"
 
         @pytest.fixture
         def server(make_uds_process):
-            return make_uds_process([sys.executable, "-c", LISTENS + ENDS + WAITS, "{socket}"], ready=LogLine("up\\n"))
+            return make_uds_process([sys.executable, "-c", LISTENS + WAITS + ENDS, "{socket}"], ready=LogLine("up\\n"))
 
         def test_passes(server): pass
 

@@ -237,7 +237,7 @@ class Lab:
         """A server of ``service`` (its name, ``"module:name"``, or, in a thread, itself) or of ``handler``; it serves
         when this is entered.
 
-        ``address``: where, instead of a fresh path, or, if it shall be ``abstract``, a fresh name. ``drain``: how many
+        ``address``: where, instead of a fresh path (a relative one in the directory of now), or, if it shall be ``abstract``, a fresh name. ``drain``: how many
         seconds its clients get at its end. ``expect_failures``: what its handler raises, which is in its ``failures``,
         is not noted in the lab's. ``options``: those of :func:`udslab.listener.listen`. Raises as ``listen``;
         :class:`~udslab.errors.Unsupported` for what the backend cannot do, :class:`~udslab.errors.EngineError` where
@@ -255,7 +255,7 @@ class Lab:
             raise TypeError("a handler has a connection, and datagrams have none; give a service")
         if address is None and abstract:
             address = Address.abstract(b"udslab-" + uuid.uuid4().hex.encode())
-        where = None if address is None else Address.parse(address)
+        where = None if address is None else _fixed(Address.parse(address))
         if where is not None and not where.is_pathname and why_not(backend, Need.ABSTRACT):
             raise refuse(backend, Need.ABSTRACT)
         return self._server(backend, where, service, handler, distro, expect_failures, options)
@@ -371,7 +371,7 @@ class Lab:
             path = _absolute(os.path.join(cwd, os.fsdecode(where.name))) if where.is_pathname else given
             # In a directory too deep for sun_path the short one may do, where the whole one does not.
             line = words(command, given if image is None else path)
-            check(line, env or {})
+            check(line, env or {}, timeout, stop_signal)
             hint = ""
             if Activated() not in (list(ready) if isinstance(ready, Sequence) else [ready]) and not any(
                 name in text for text in (*line, *(env or {}).values()) for name in (path, given)
@@ -576,6 +576,14 @@ def _absolute(path: str) -> str:
         gone = os.readlink("/proc/self/cwd")
         hint = "this process's directory is not there any more; give cwd="
         raise failure(Stage.SERVICE, error, gone, hint) from error
+
+
+def _fixed(address: Address) -> Address:
+    """The same address wherever this process goes, unless it is a path of which only the relative spelling fits."""
+    if not address.is_pathname:
+        return address
+    whole = Address.pathname(os.fsencode(_absolute(os.fsdecode(address.name))))
+    return whole if whole.fits else address
 
 
 def _umask() -> int:

@@ -30,10 +30,14 @@ def words(command: Command, path: str) -> list[str]:
     return [word.replace("{socket}", path) for word in split_command(command)]
 
 
-def check(command: Sequence[str], env: Mapping[str, str]) -> None:
-    """Refuse what no program can be started with.
+def check(command: Sequence[str], env: Mapping[str, str], timeout: float, stop_signal: int) -> None:
+    """Refuse what no program can be started with, waited for, or ended by.
 
-    Raises TypeError, and :class:`~udslab.errors.ServiceError`, with the word or the variable."""
+    Raises TypeError, ValueError, and :class:`~udslab.errors.ServiceError`, with the word or the variable."""
+    if not isinstance(timeout, (int, float)):
+        raise TypeError(f"timeout= is a number of seconds, not {timeout!r}")
+    if stop_signal not in signal.valid_signals():
+        raise ValueError(f"stop_signal= is a signal, such as signal.SIGINT, not {stop_signal!r}")
     if not command or not command[0]:
         raise ServiceError(f"the command {list(command)} names no program", "its first word is to be one")
     for word in command:

@@ -21,7 +21,7 @@ from udslab.credentials import Credentials
 from udslab.deadline import Deadline
 from udslab.errors import AgentGone, Stage, TimedOut, UdsError
 from udslab.recording import Recorded, read_record
-from udslab.spawn import wait_until
+from udslab.spawn import how_ended, wait_until
 from udslab.state import Status
 from udslab.wire import (
     Lines,
@@ -582,9 +582,7 @@ class SupervisedProcess(RemoteProcess):
     def gone(self) -> str | None:
         """How it has ended, in words; None while any of it lives."""
         code = self._remote.gone(self._number)
-        if code is None:
-            return None
-        return f"has ended with status {code}" if code >= 0 else f"was ended by {signal.Signals(-code).name}"
+        return None if code is None else how_ended(code)
 
     def fileno(self) -> int | None:
         """A descriptor that can be read once :meth:`gone` is to be asked."""

@@ -24,6 +24,7 @@ __all__ = [
     "change_environment",
     "end_with_parent",
     "enter",
+    "how_ended",
     "not_started",
     "reset_signals",
     "wait_until",
@@ -43,6 +44,15 @@ def end_with_parent() -> Callable[[], None]:
             os._exit(1)  # it has died before the line above
 
     return in_child
+
+
+def how_ended(code: int) -> str:
+    """An exit status, the negative of the signal that ended it, in words."""
+    if code >= 0:
+        return f"has ended with status {code}"
+    with contextlib.suppress(ValueError):  # a real-time signal, which has no name
+        return f"was ended by {signal.Signals(-code).name}"
+    return f"was ended by signal {-code}"
 
 
 def change_environment(changes: Mapping[str, str | None]) -> None:

@@ -185,6 +185,26 @@ def test_what_a_server_says_is_in_its_log_and_in_no_other(lab, backend, type, ca
     assert caplog.messages == []
 
 
+def test_a_relative_path_is_one_in_the_directory_in_which_the_server_was_made(lab, backend, directory, monkeypatch):
+    monkeypatch.chdir(directory)
+    with lab.server("echo", "here", backend=backend) as server:
+        monkeypatch.chdir("/")
+        assert server.path == str(directory / "here")
+        assert server.status().serving
+        server.restart()
+        assert ask(lab, server, b"x") == b"x"
+        assert_serving(directory / "here")
+
+
+def test_a_relative_path_of_which_the_whole_does_not_fit_is_left_as_it_is(lab, backend, directory, monkeypatch):
+    deep = directory / ("d" * 120)
+    deep.mkdir()
+    monkeypatch.chdir(deep)
+    with lab.server("echo", "here", backend=backend) as server:
+        assert server.path == "here"
+        assert ask(lab, server, b"x") == b"x"
+
+
 def test_a_restart_that_fails_leaves_what_was_received_and_nothing_to_end(lab, backend):
     with lab.server("echo", backend=backend) as server:
         ask(lab, server, b"x")

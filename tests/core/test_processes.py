@@ -163,20 +163,23 @@ def test_a_commands_words_have_the_path_for_socket_and_no_shell_reads_them(comma
 
 
 @pytest.mark.parametrize(
-    ("command", "env", "error", "told"),
+    ("command", "options", "error", "told"),
     [
         ([], {}, ServiceError, r"service: the command \[\] names no program"),
         ("", {}, ServiceError, r"service: the command \[\] names no program"),
         (["", "{socket}"], {}, ServiceError, r"service: the command \['', .* names no program"),
         (["true", "a\0b"], {}, ServiceError, r"the word 'a\\x00b' of the command holds a NUL"),
-        (["true"], {"PORT": 1}, TypeError, r"the variable 'PORT' in env= is 1, and not a text"),
-        (["true"], {"PORT": "1\0"}, ServiceError, r"no environment can hold the variable 'PORT' with '1\\x00'"),
-        (["true"], {"A=B": "1"}, ServiceError, r"no environment can hold the variable 'A=B' with '1'"),
+        (["true"], {"env": {"PORT": 1}}, TypeError, r"the variable 'PORT' in env= is 1, and not a text"),
+        (["true"], {"env": {"PORT": "1\0"}}, ServiceError, r"no environment can hold the variable 'PORT' with '1\\x00'"),
+        (["true"], {"env": {"A=B": "1"}}, ServiceError, r"no environment can hold the variable 'A=B' with '1'"),
+        (["true"], {"timeout": None}, TypeError, r"timeout= is a number of seconds, not None"),
+        (["true"], {"stop_signal": "SIGINT"}, ValueError, r"stop_signal= is a signal, such as .*, not 'SIGINT'"),
+        (["true"], {"stop_signal": 0}, ValueError, r"stop_signal= is a signal, such as .*, not 0"),
     ],
 )
-def test_a_command_or_an_environment_that_nothing_can_be_started_with_is_refused(lab, command, env, error, told):
+def test_what_nothing_can_be_started_with_or_ended_by_is_refused_before(lab, command, options, error, told):
     with pytest.raises(error, match=told) as caught:
-        lab.process(command, env=env).__enter__()
+        lab.process(command, **options).__enter__()
     assert "\n" not in str(caught.value)
 
 
@@ -198,6 +201,7 @@ def test_how_it_has_ended_is_told_in_words_when_nothing_of_it_lives(supervise):
     process = supervise("sh", "-c", "echo out; echo err >&2; exit 3")
     assert until(process.gone) == "has ended with status 3"
     assert process.output() == "out\nerr\n"
+    assert until(supervise("sh", "-c", "kill -37 $$").gone) == "was ended by signal 37"  # it has no name
     assert until(supervise("sh", "-c", "kill -9 $$").gone) == "was ended by SIGKILL"
 
 

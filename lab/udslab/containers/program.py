@@ -17,6 +17,7 @@ from docker.types import LogConfig, Mount
 from udslab.containers.engine import Engine
 from udslab.deadline import Deadline
 from udslab.errors import Stage, TimedOut
+from udslab.spawn import how_ended
 from udslab.supervisor import is_deaf
 
 __all__ = ["Program"]
@@ -106,9 +107,7 @@ class Program:
     def gone(self) -> str | None:
         """How it has ended, in words; None while it runs."""
         code = self.returncode
-        if code is None:
-            return None
-        return f"has ended with status {code}" if code >= 0 else f"was ended by {signal.Signals(-code).name}"
+        return None if code is None else how_ended(code)
 
     def fileno(self) -> int | None:
         """None: the engine has to be asked."""

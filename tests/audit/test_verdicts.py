@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from plants import PLANTED, PLANTS, PYTHON, Plant, make_capable
 
 import udslab
 from udslab.audit import Subject
+from udslab.audit.asking import ask
 from udslab.audit.auditor import Auditor
 from udslab.audit.host import ProcessHost, user_named
 from udslab.audit.probes.clients import _Use
@@ -246,6 +248,19 @@ def test_who_serves_200_clients_one_after_the_other_is_given_the_time_for_it(aud
     plant = Plant("vanishing-clients", "", "", "clients=one-by-one,vanished=lingers")
     finding = audit(subject_of(plant), plant.probe)
     assert finding.outcome == "survives", finding.describe()
+
+
+def test_a_half_closed_client_is_one_also_where_it_is_slow(audit, monkeypatch):
+    """No server answers it before it has shut down its sending side."""
+
+    def ask_slowly(*arguments):
+        ask(*arguments)
+        time.sleep(0.2)
+
+    monkeypatch.setattr("udslab.audit.asking.ask", ask_slowly)
+    plant = Plant("half-close", "no-answer", "info", "half-close=hasty")
+    finding = audit(subject_of(plant), plant.probe)
+    assert finding.outcome == "no-answer", finding.describe()
 
 
 @pytest.mark.parametrize("type", ["stream", "dgram", "seqpacket"])

@@ -124,6 +124,17 @@ def test_no_path_is_called_lost_that_was_handed_over_or_is_bound_anew(probe, tra
     assert re.fullmatch(found, finding.outcome or finding.why), finding.describe()
 
 
+def test_a_round_that_none_wins_tells_how_each_has_ended(audit):
+    finding = audit(subject_of(Plant("race-over-stale", "", "", "exists=unlooked")), "race-over-stale")
+    told = [
+        line
+        for name in ("the first", "the second")
+        for line in (f"{name} has ended with status 1", r"its last line: planted: .*Address already in use")
+    ]
+    for said, line in zip(finding.evidence, [*told, "a round has ended with none"] * 10, strict=True):
+        assert re.fullmatch(line, said), finding.describe()
+
+
 HANDS_OVER = """
 import fcntl, os, socket, sys, time
 

@@ -73,7 +73,9 @@ TRAITS = {  # the first choice of each is the perfect server's
     "clients": ("together", "one-by-one"),
     "request": ("echo", "ignore"),
     "banner": ("no", "yes"),
-    "half-close": ("answered", "aborts"),
+    # A client that has shut down its sending side is not answered. aborts: it has half a second to do so; hasty: it has
+    # done so when its request is read.
+    "half-close": ("answered", "aborts", "hasty"),
     # A client goes without a word: dies writes to it (SIGPIPE); wedges waits for ever where that client was served;
     # ends exits with status 0, as if it had been asked to; lingers takes a tenth of a second to serve anybody.
     # wears-out: of eight that serve it takes one.
@@ -82,8 +84,9 @@ TRAITS = {  # the first choice of each is the perfect server's
     "accept": ("polled", "blocking"),
     # No descriptor is left for accept.
     "exhausted": ("pause", "spin", "spin-and-log", "die", "killed", "give-up", "end"),
-    # Between two clients: busy uses a processor.
-    "rest": ("asleep", "busy"),
+    # Between two clients: busy uses a processor. afresh: for 0.3 s when one that has asked has gone, and whoever asks
+    # meanwhile is turned away.
+    "rest": ("asleep", "busy", "afresh"),
     # Who becomes the user: a worker, while root's main process stays to tidy up; or the server, when it has bound or
     # before.
     "drop": ("worker", "after-bind", "before-bind"),
@@ -189,6 +192,8 @@ class Server:
         self.workers = os.pipe()
         """Who serves a client has taken a byte of it."""
         self.handled = set()
+        self.ready = 0.0
+        """When it is ready for a next client."""
 
     # Starting
 
@@ -646,16 +651,22 @@ class Server:
                     data = client.recv(65536)
                     if not data:
                         break
+                    if time.monotonic() < self.ready:
+                        return
                     asked = True
                     if self.traits["unlinked"] == "by-client":
                         self.remove_own(self.path, self.own[self.path])
-                    if self.traits["half-close"] == "aborts" and self.closes(client):
+                    if self.traits["half-close"] != "answered" and self.closes(client):
                         return
                     if self.traits["request"] == "echo":
                         client.sendall(data)
                 if not asked and self.traits["vanished"] == "dies":
                     client.send(b"bye\n")
             except (BrokenPipeError, ConnectionResetError):
+                pass
+        if asked and self.traits["rest"] == "afresh":
+            self.ready = time.monotonic() + 0.3
+            while time.monotonic() < self.ready:
                 pass
         if asked and self.traits["vanished"] == "wears-out":
             os.write(self.workers[1], bytes(1))
@@ -665,10 +676,10 @@ class Server:
             os._exit(0)
 
     def closes(self, client):
-        """Whether the client shuts down its sending side within half a second."""
+        """Whether the client has shut down its sending side, or, as the trait says, does within half a second."""
         poll = select.poll()
         poll.register(client, select.POLLRDHUP)
-        return bool(poll.poll(500))
+        return bool(poll.poll(500 if self.traits["half-close"] == "aborts" else 0))
 
 
 def main(words, path, *options):

@@ -267,7 +267,9 @@ PLANTS: tuple[Plant, ...] = (
     Plant("vanishing-clients", "stops-answering", "fail", "clients=one-by-one,vanished=wedges"),
     Plant("vanishing-clients", "survives", "pass", "backlog=5"),
     Plant("vanishing-clients", "stops-answering", "fail", "backlog=5,vanished=wears-out"),
+    Plant("half-close", "answers", "pass", "rest=afresh"),
     Plant("half-close", "no-answer", "info", "half-close=aborts"),
+    Plant("half-close", "no-answer", "info", "half-close=hasty"),
     Plant("silent-client", "blocked", "warn", "clients=one-by-one"),
     # Root
     Plant("privilege-drop", "left", "warn", "drop=after-bind", {"users": ["nobody"], "owner": "root"}, as_root=True),

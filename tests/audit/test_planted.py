@@ -100,6 +100,11 @@ class Server:
         for pid in [self.process.pid] if self.process.poll() is None else self.pids:
             os.kill(pid, number)
 
+    def stop(self):
+        """The main process, until SIGCONT."""
+        self.signal(signal.SIGSTOP)
+        os.waitpid(self.process.pid, os.WUNTRACED)
+
     def kill(self):
         for pid in self.pids:
             with contextlib.suppress(ProcessLookupError):
@@ -252,8 +257,7 @@ def fresh_start(stage):
 
 def room_for(stage, server):
     """How many clients wait in the backlog of a server that is stopped."""
-    server.signal(signal.SIGSTOP)
-    os.waitpid(server.process.pid, os.WUNTRACED)
+    server.stop()
     for number in range(1000):
         sock = stage.socket()
         sock.setblocking(False)
@@ -608,11 +612,13 @@ def vanishing_clients(stage):
 
 
 def half_close(stage):
-    stage.first()
-    assert stage.answered()
+    server = stage.first()
+    time.sleep(NOT_YET)  # for who is ready for another client no sooner
     client = stage.connect()
+    server.stop()
     client.sendall(b"ping\n")
     client.shutdown(socket.SHUT_WR)
+    server.signal(signal.SIGCONT)
     return "answers" if echoed(client) else "no-answer", {}
 
 

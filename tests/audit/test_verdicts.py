@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from plants import PLANTED, PLANTS, PYTHON, Plant, make_capable
 
 import udslab
 from udslab.audit import Subject
+from udslab.audit.asking import ask
 from udslab.audit.auditor import Auditor
 from udslab.audit.host import ProcessHost, user_named
 from udslab.audit.probes.clients import _Use
@@ -120,6 +122,17 @@ def test_a_path_that_is_cut_in_its_directories_is_truncated(cut, audit):
 def test_no_path_is_called_lost_that_was_handed_over_or_is_bound_anew(probe, traits, found, audit):
     finding = audit(subject_of(Plant(probe, "", "", traits)), probe)
     assert re.fullmatch(found, finding.outcome or finding.why), finding.describe()
+
+
+def test_a_round_that_none_wins_tells_how_each_has_ended(audit):
+    finding = audit(subject_of(Plant("race-over-stale", "", "", "exists=unlooked")), "race-over-stale")
+    told = [
+        line
+        for name in ("the first", "the second")
+        for line in (f"{name} has ended with status 1", r"its last line: planted: .*Address already in use")
+    ]
+    for said, line in zip(finding.evidence, [*told, "a round has ended with none"] * 10, strict=True):
+        assert re.fullmatch(line, said), finding.describe()
 
 
 HANDS_OVER = """
@@ -246,6 +259,19 @@ def test_who_serves_200_clients_one_after_the_other_is_given_the_time_for_it(aud
     plant = Plant("vanishing-clients", "", "", "clients=one-by-one,vanished=lingers")
     finding = audit(subject_of(plant), plant.probe)
     assert finding.outcome == "survives", finding.describe()
+
+
+def test_a_half_closed_client_is_one_also_where_it_is_slow(audit, monkeypatch):
+    """No server answers it before it has shut down its sending side."""
+
+    def ask_slowly(*arguments):
+        ask(*arguments)
+        time.sleep(0.2)
+
+    monkeypatch.setattr("udslab.audit.asking.ask", ask_slowly)
+    plant = Plant("half-close", "no-answer", "info", "half-close=hasty")
+    finding = audit(subject_of(plant), plant.probe)
+    assert finding.outcome == "no-answer", finding.describe()
 
 
 @pytest.mark.parametrize("type", ["stream", "dgram", "seqpacket"])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import socket
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 from udslab.audit.ping import Ping
 from udslab.connection import Connection, connect
@@ -16,19 +18,22 @@ __all__ = ["answers", "ask", "hurry"]
 _CHUNK = 1 << 16
 
 
-def answers(path: str, ping: Ping, type: SocketType, timeout: float, *, half_close: bool = False) -> str:
+def answers(
+    path: str, ping: Ping, type: SocketType, timeout: float, *, half_close: AbstractContextManager[Any] | None = None
+) -> str:
     """Why the server does not answer, at the latest after ``timeout`` seconds; empty if it does.
 
-    ``half_close``: the sending side is shut down as soon as the request is sent."""
+    ``half_close``: a block in which the request is sent and then the sending side is shut down."""
     deadline = Deadline(timeout)
     own = f"{path}-{os.urandom(4).hex()}" if type is SocketType.DGRAM else None
     try:
         with connect(path, type=type, timeout=timeout, bind=own) as client:
             if own is not None:
                 os.chmod(own, 0o777)  # noqa: S103 - who answers a datagram writes to the client's file
-            ask(client, ping, deadline)
-            if half_close:
-                client.shutdown(socket.SHUT_WR)
+            with half_close or nullcontext():
+                ask(client, ping, deadline)
+                if half_close is not None:
+                    client.shutdown(socket.SHUT_WR)
             return _missing(client, ping, deadline)
     except (socket.timeout, BlockingIOError):
         return f"no answer after {timeout:.0f} s"

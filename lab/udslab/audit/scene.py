@@ -23,7 +23,20 @@ from udslab.state import State, Status, status
 from udslab.supervisor import is_deaf, stat_of
 from udslab.word import Word
 
-__all__ = ["Claim", "Host", "Instance", "Pinned", "Run", "Scene", "Server", "Skipped", "Start", "User", "sockets_at"]
+__all__ = [
+    "Claim",
+    "Host",
+    "Instance",
+    "Pinned",
+    "Run",
+    "Scene",
+    "Server",
+    "Skipped",
+    "Start",
+    "User",
+    "is_runnable",
+    "sockets_at",
+]
 
 LEAST_PATIENCE = 10.0
 """Seconds after which "it did not happen" may be said, at the least."""
@@ -111,6 +124,12 @@ class Server(Protocol):
     def signal_left(self, number: int, group: bool = False) -> Sequence[int]:
         """Send a signal to the first process, with ``group`` to all of its process group, or to those that it has left;
         the pids."""
+
+    def freeze(self) -> None:
+        """Stop all of it."""
+
+    def thaw(self) -> None:
+        """Let it go on."""
 
     def open_files(self, room: bool, pids: Sequence[int] = ()) -> Sequence[int]:
         """Take the room for another open file from these of it, or give it back to all; the pids."""
@@ -205,7 +224,7 @@ class Run:
         at its end; with that in the evidence. One that serves has come to rest, too."""
         start = self._wait(condition)
         if start is Start.SERVES:
-            self._rest()
+            self._settle_down()
             if self.gone:
                 self._scene.note(f"{self.name} {self.how()} soon after")
                 return Start.EXITED
@@ -267,13 +286,17 @@ class Run:
         """How it has ended, in words."""
         return self.process.gone() or "runs"
 
-    def _rest(self) -> None:
-        """Wait until it answers a ping, if there is one, and then until it has come to rest, for some seconds at the
-        most: the same processes as before, all asleep, and no processor time used meanwhile. One that serves may yet
+    def _settle_down(self) -> None:
+        """Wait until it answers a ping, if there is one, and then until it has come to rest. One that serves may yet
         have to install its handlers of signals, to become a daemon, or to put another socket into the place."""
         if isinstance(self._scene.subject.ping, Ping):
             answers(self.path, self._scene.subject.ping, self._scene.subject.type, _RESTLESS)
         self._outlive_launcher()
+        self.rest()
+
+    def rest(self) -> None:
+        """Wait until it has come to rest, for some seconds at the most: the same processes as before, all asleep, and
+        no processor time used meanwhile."""
         deadline = Deadline(_RESTLESS)
         before: object = None
         while not deadline.passed and not self.gone:
@@ -294,6 +317,18 @@ class Run:
                 self.process.wait(_LAUNCHED)
             except TimedOut:
                 self._launcher_stays = True
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Within the block none of it runs. Raises Skipped if it cannot be stopped."""
+        try:
+            self.process.freeze()
+        except UdsError as error:
+            raise Skipped(f"it cannot be stopped for a moment: {error}") from None
+        try:
+            yield
+        finally:
+            self.process.thaw()
 
     def send(self, number: int) -> set[int]:
         """Send a signal to its main process, or if that has exited to those that it has left. SIGINT goes to all of the
@@ -650,7 +685,16 @@ def _shows_its_files(pid: int) -> bool:
 def _sleeps(pid: int) -> float | None:
     """The processor time that a process has used, in ticks, if it sleeps; None if it runs, or has ended."""
     fields = stat_of(pid)
-    return float(fields[11]) + float(fields[12]) if fields[:1] == [b"S"] else None  # the man page's 3, 14, 15
+    if fields[:1] != [b"S"] or is_runnable(pid):
+        return None
+    return float(fields[11]) + float(fields[12])  # the man page's 3, 14, 15
+
+
+def is_runnable(pid: int) -> bool:
+    """Whether any thread of a process runs, or would if a processor were free."""
+    with suppress(OSError):  # it ends
+        return any(stat_of(f"{pid}/task/{thread}")[:1] == [b"R"] for thread in os.listdir(f"/proc/{pid}/task"))
+    return False
 
 
 def _is_socket(entry: os.DirEntry[str]) -> bool:

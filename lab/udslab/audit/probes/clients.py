@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from udslab.audit.asking import answers, ask, hurry
 from udslab.audit.ping import Ping
 from udslab.audit.probes.probe import probe
-from udslab.audit.scene import Run, Scene, Skipped
+from udslab.audit.scene import Run, Scene, Skipped, is_runnable
 from udslab.connection import Connection, connect
 from udslab.deadline import Deadline, now
 from udslab.limits import room_for_files
-from udslab.supervisor import stat_of
 
 __all__ = ["descriptor_exhaustion", "half_close", "silent_client", "vanishing_clients"]
 
@@ -94,17 +93,11 @@ def _spins_anyway(run: Run) -> bool:
     before = _Use.of(run)
     run.process.gone_within(_BETWEEN)
     # On a busy machine who would run has perhaps not run in so short a time: neither use nor waiting is counted yet.
-    if _Use.of(run).since(before).idle and not any(map(_is_runnable, run.pids)):
+    if _Use.of(run).since(before).idle and not any(map(is_runnable, run.pids)):
         return False
     before = _Use.of(run)
     run.process.gone_within(_PRESSED)
     return _Use.of(run).since(before).spins
-
-
-def _is_runnable(pid: int) -> bool:
-    with suppress(OSError):  # it ends
-        return any(stat_of(f"{pid}/task/{thread}")[:1] == [b"R"] for thread in os.listdir(f"/proc/{pid}/task"))
-    return False
 
 
 def _connect(scene: Scene, ping: Ping, number: int, exits: ExitStack) -> list[Connection]:
@@ -246,11 +239,12 @@ def vanishing_clients(scene: Scene) -> str:
 @probe("half-close", asks=True, connects=True)
 def half_close(scene: Scene) -> str:
     """A client sends its request and shuts down its sending side."""
-    _, ping, _ = _first(scene)
+    first, ping, _ = _first(scene)
     if not ping.send:
         raise Skipped("it speaks first: there is no request after which a client could shut down")
-    why = answers(scene.path, ping, scene.subject.type, scene.patience, half_close=True)
-    scene.note(f"a request, and then shutdown(SHUT_WR): {why or 'it answers'}")
+    # Who has answered before the end of file comes has not met with it: there is no telling which is sooner.
+    why = answers(scene.path, ping, scene.subject.type, scene.patience, half_close=first.stopped())
+    scene.note(f"while it is stopped, a request, and then shutdown(SHUT_WR); it goes on: {why or 'it answers'}")
     return "no-answer" if why else "answers"
 
 
@@ -268,7 +262,8 @@ def silent_client(scene: Scene) -> str:
 
 
 def _first(scene: Scene) -> tuple[Run, Ping, float]:
-    """A server that has answered once, and how many seconds that took. Raises Skipped if it does not."""
+    """A server that has answered once and has come to rest, and how many seconds the answer took. Raises Skipped if it
+    does not answer."""
     first, ping = scene.first(), scene.subject.ping
     assert isinstance(ping, Ping)
     began = now()
@@ -277,6 +272,7 @@ def _first(scene: Scene) -> tuple[Run, Ping, float]:
         raise Skipped(f"it does not answer the ping undisturbed: {why}")
     took = now() - began
     scene.note(f"it answers a first ping after {took:.2f} s")
+    first.rest()  # some start all over when their last client goes, and turn away who comes meanwhile
     return first, ping, took
 
 

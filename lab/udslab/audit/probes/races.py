@@ -101,6 +101,9 @@ def _watch(scene: Scene, path: str, runs: Sequence[Run], stayed: set[_Round]) ->
     while True:
         living = [run for run in runs if not run.gone]
         if not living:
+            for run in runs:
+                scene.note(f"{run.name} {run.how()}")
+                scene.quote(run)
             return _Round.NONE
         seen |= sockets_at(path)
         claims = {run: claim for run in living if (claim := run.claims(seen))}

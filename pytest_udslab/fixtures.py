@@ -110,9 +110,9 @@ class _Test:
         with self.failing_there:
             return exits.enter_context(self.lab.connect(address, **options))
 
-    def made(self, fixture: str, thing: Any = None, **facts: Any) -> Made:
+    def made(self, fixture: str, thing: Any = None, directory: str | None = None) -> Made:
         """Note what a fixture has made."""
-        made = Made(fixture, where_called(), thing, **facts)
+        made = Made(fixture, where_called(), thing, directory)
         made_for(self.node).append(made)
         return made
 
@@ -275,7 +275,8 @@ def make_uds_process(_uds_test: _Test) -> Iterator[Callable[..., RunningProcess]
             undo = exits.enter_context(ExitStack())
             with _uds_test.failing_there:
                 process = undo.enter_context(lab.process(command, path, expect_left=True, **options))  # told below
-            made = _uds_test.made("make_uds_process", process)
+            directory = os.path.dirname(process.path) if path is None else None
+            made = _uds_test.made("make_uds_process", process, directory=directory)
 
             @exits.callback
             def end() -> None:

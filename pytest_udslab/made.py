@@ -102,7 +102,7 @@ def report_sections(
             try:
                 name = re.sub(r"\W+", "_", node.name)[:30]
                 factory = request.getfixturevalue("tmp_path_factory")  # not before: each fixture costs every test
-                kept = _keep(made.directory, str(factory.mktemp(f"{name}-uds")))
+                kept = _keep(made.directory, str(factory.mktemp(f"{name}-uds")), getattr(made.thing, "path", None))
             except (OSError, pytest.FixtureLookupError) as error:  # the latter: -p no:tmpdir
                 kept = [f"its files are not kept: {_said(error)}"]
             if kept:
@@ -140,20 +140,34 @@ def _said(error: OSError | pytest.FixtureLookupError) -> str:
     return str(error) if isinstance(error, OSError) else f"there is no fixture {error.argname}"
 
 
-def _keep(directory: str, target: str) -> list[str]:
-    """Copy the files, and say of the others what they are; a line each."""
+def _keep(directory: str, target: str, but: str | None) -> list[str]:
+    """Copy the files, and say of the others what they are; a line each. ``but``: one that is told of elsewhere."""
     from udslab.state import status  # see fixtures.uds
 
-    lines = [f"a copy of its files is kept in {target}"]
-    for name in sorted(os.listdir(directory)):
-        path = os.path.join(directory, name)
-        try:
-            info = os.lstat(path)
-            if stat.S_ISREG(info.st_mode) and info.st_size <= _LONGEST:
-                shutil.copy2(path, target)
-                lines.append(f"{name}: {info.st_size} bytes")
-            else:
-                lines.append(f"{name}: {status(path, owners=True).describe()}")
-        except OSError as error:
-            lines.append(f"{name}: {error.strerror}")
-    return lines if len(lines) > 1 else []
+    lines = []
+
+    def failed(error: OSError) -> None:
+        if error.filename == directory:
+            raise error
+        lines.append(f"{os.path.relpath(error.filename, directory)}: {error.strerror}")
+
+    for where, inner, names in os.walk(directory, onerror=failed):
+        inner.sort()
+        for path in (os.path.join(where, name) for name in sorted(names)):
+            name = os.path.relpath(path, directory)
+            if path == but:
+                continue
+            try:
+                info = os.lstat(path)
+                if not stat.S_ISREG(info.st_mode):
+                    lines.append(f"{name}: {status(path, owners=True).describe()}")
+                elif info.st_size > _LONGEST:
+                    lines.append(f"{name}: {info.st_size} bytes, which is too much to be kept")
+                else:
+                    kept = os.path.join(target, name)
+                    os.makedirs(os.path.dirname(kept), exist_ok=True)
+                    shutil.copy2(path, kept)
+                    lines.append(f"{name}: {info.st_size} bytes")
+            except OSError as error:
+                lines.append(f"{name}: {error.strerror}")
+    return [f"a copy of its files is kept in {target}", *lines] if lines else []

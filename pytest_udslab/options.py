@@ -11,7 +11,7 @@ import pytest
 
 from udslab.needs import Backend, Need, Options, why_not
 
-__all__ = ["Settings", "add_options", "backend_of", "check_needs", "engines", "lacking", "need_real_files", "register_marker", "service_of", "skip", "word"]
+__all__ = ["Settings", "add_options", "backend_of", "check_marker", "check_needs", "engines", "lacking", "need_real_files", "register_marker", "service_of", "skip", "word"]
 
 _BACKENDS = [backend.value for backend in Backend]
 _MARKER = """uds(needs={"kill", …}, backend="process", service="echo"): what a test needs of its server's backend \
@@ -108,6 +108,17 @@ def needs_of(node: pytest.Item) -> set[Need]:
     return {_word(Need, word, where) for word in ([words] if isinstance(words, str) else words)}
 
 
+def _backend_said(node: pytest.Item) -> Backend | None:
+    word = _said(node, "backend")
+    return None if word is None else Backend(_word(Backend, word, f"{node.nodeid}: the marker's backend"))
+
+
+def check_marker(node: pytest.Item) -> None:
+    """Raises :class:`pytest.UsageError` for a marker that says what it cannot."""
+    needs_of(node)
+    _backend_said(node)
+
+
 def service_of(node: pytest.Item) -> Any:
     """What ``uds_server`` serves in this test; None if it does not say."""
     return _said(node, "service")
@@ -115,11 +126,9 @@ def service_of(node: pytest.Item) -> Any:
 
 def backend_of(node: pytest.Item, settings: Settings) -> Backend:
     """The backend of a test: its marker's, otherwise the run's, otherwise the first that has what it needs."""
-    word = _said(node, "backend")
-    if word is not None:
-        return Backend(_word(Backend, word, f"{node.nodeid}: the marker's backend"))
-    if settings.backend is not None:
-        return settings.backend
+    said = _backend_said(node) or settings.backend
+    if said is not None:
+        return said
     needs = needs_of(node)
     able = (backend for backend in Backend if not any(why_not(backend, need) for need in needs))
     return next(able, Backend.THREAD)

@@ -39,6 +39,7 @@ __all__ = [
     "make_uds_process",
     "make_uds_server",
     "pytest_addoption",
+    "pytest_collection_modifyitems",
     "pytest_configure",
     "pytest_report_header",
     "pytest_report_to_serializable",
@@ -76,6 +77,12 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 
     line = leaks.header(config)
     return [f"udslab: {udslab.__version__}, sun_path {SUN_PATH_SIZE} bytes", *([line] if line else [])]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Refuse a wrong marker before anything is run."""
+    for item in items:
+        options.check_marker(item)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -84,7 +84,7 @@ class ThreadRun:
     def __init__(
         self,
         address: Address,
-        service: Union[str, Service, None],
+        service: Union[str, Service],
         handler: Handler | None,
         since: float,
         **options: Any,
@@ -97,7 +97,7 @@ class ThreadRun:
             drain = options.pop("drain")
             self._server = HandlerServer(listen(address, **options), handler, recorder=self._recorder, drain=drain)
         else:
-            self._recorder = Recorder(resolve(service or "upper"))
+            self._recorder = Recorder(resolve(service))
             self._server = serve(address, self._recorder, log=self._log, **options)
         self._server.since = since
         self._exits = ExitStack()

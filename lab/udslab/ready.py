@@ -36,7 +36,6 @@ __all__ = [
     "Readiness",
     "Watcher",
     "file_of",
-    "wait_listening",
 ]
 
 _FIRST_PAUSE = 0.00003
@@ -255,11 +254,6 @@ class Readiness:
         """
         with Watcher.lent() as watcher:
             return _Wait(self, self._notified, process, timeout, look, watcher).run()
-
-
-def wait_listening(address: AddressLike, process: Followed | None = None, timeout: float = 10.0) -> Status:
-    """Wait until a server serves ``address``; what is there then. Raises as :meth:`Readiness.wait`."""
-    return Readiness(address).wait(process, timeout)
 
 
 def file_of(address: Address) -> tuple[int, int] | None:

@@ -16,7 +16,7 @@ import time
 import pytest
 
 from udslab import Address, TimedOut, UdsError
-from udslab.ready import Activated, Check, Listening, LogLine, Notify, Readiness, Watcher, wait_listening
+from udslab.ready import Activated, Check, Listening, LogLine, Notify, Readiness, Watcher
 from udslab.spawn import Process
 from udslab.wire import decode_address
 
@@ -78,7 +78,7 @@ def start(sockets):
 @pytest.mark.parametrize("name", SERVERS)
 def test_it_serves(start, path, name):
     process = start(SERVERS[name], path)
-    found = wait_listening(path, process, LIMIT)
+    found = Readiness(path).wait(process, LIMIT)
     assert found.serving
     assert process.returncode is None
     if not found.link:  # nobody has connected
@@ -88,7 +88,7 @@ def test_it_serves(start, path, name):
 
 def test_over_a_stale_file(start, stale):
     process = start("time.sleep(0.02); os.unlink(path); sock.bind(path); sock.listen()", stale)
-    assert wait_listening(stale, process, LIMIT).state == "listening"
+    assert Readiness(stale).wait(process, LIMIT).state == "listening"
 
 
 def test_in_a_directory_that_is_made_late(start, directory):
@@ -97,32 +97,32 @@ def test_in_a_directory_that_is_made_late(start, directory):
         "for name in (os.path.dirname(os.path.dirname(path)), os.path.dirname(path)): time.sleep(0.02); os.mkdir(name)"
     )
     process = start(make + "\nsock.bind(path); sock.listen()", path)
-    assert wait_listening(path, process, LIMIT).state == "listening"
+    assert Readiness(path).wait(process, LIMIT).state == "listening"
 
 
 def test_in_a_directory_that_is_replaced(start, directory):
     (directory / "a").mkdir()
     source = "d = os.path.dirname(path); os.rename(d, d + '~'); os.mkdir(d); sock.bind(path); sock.listen()"
     process = start("time.sleep(0.02); " + source, directory / "a" / "s")
-    assert wait_listening(directory / "a" / "s", process, LIMIT).state == "listening"
+    assert Readiness(directory / "a" / "s").wait(process, LIMIT).state == "listening"
 
 
 def test_a_relative_path(start, directory, monkeypatch):
     monkeypatch.chdir(directory)
-    assert wait_listening("s", start("time.sleep(0.02); sock.bind(path); sock.listen()", "s"), LIMIT).serving
+    assert Readiness("s").wait(start("time.sleep(0.02); sock.bind(path); sock.listen()", "s"), LIMIT).serving
 
 
 def test_an_abstract_name(start):
     name = f"udslab-ready-{os.getpid()}"
     process = start("time.sleep(0.02); sock.bind(chr(0) + path); sock.listen()", name)
-    assert wait_listening(Address.abstract(name.encode()), process, LIMIT).state == "listening"
+    assert Readiness(Address.abstract(name.encode())).wait(process, LIMIT).state == "listening"
 
 
 def test_without_inotify(start, path, monkeypatch):
     monkeypatch.setattr("udslab.libc.inotify_open", lambda: None)
     monkeypatch.setattr(Watcher, "_spare", [])
     process = start(SERVERS["listens later"], path)
-    assert wait_listening(path, process, LIMIT).state == "listening"
+    assert Readiness(path).wait(process, LIMIT).state == "listening"
 
 
 def test_without_a_process(path):
@@ -136,7 +136,7 @@ def test_without_a_process(path):
     thread = threading.Thread(target=later)
     thread.start()
     try:
-        assert wait_listening(path, timeout=LIMIT).state == "listening"
+        assert Readiness(path).wait(timeout=LIMIT).state == "listening"
     finally:
         ready.set()
         thread.join()
@@ -144,12 +144,12 @@ def test_without_a_process(path):
 
 def test_waiting_leaves_one_descriptor_for_good(directory, make_socket):
     make_socket(directory / "s", backlog=1)
-    wait_listening(directory / "s")
+    Readiness(directory / "s").wait()
     before = os.listdir("/proc/self/fd")
     for number in range(50):
         make_socket(directory / str(number), backlog=1).close()
         with contextlib.suppress(TimedOut):
-            wait_listening(directory / str(number), timeout=0)
+            Readiness(directory / str(number)).wait(timeout=0)
     assert len(os.listdir("/proc/self/fd")) == len(before)
 
 
@@ -157,7 +157,7 @@ def test_many_at_a_time(start, directory):
     found = {}
 
     def wait(number):
-        found[number] = wait_listening(directory / str(number), timeout=LIMIT)
+        found[number] = Readiness(directory / str(number)).wait(timeout=LIMIT)
 
     threads = [threading.Thread(target=wait, args=(number,)) for number in range(8)]
     for thread in threads:
@@ -177,7 +177,7 @@ def test_a_process_that_dies_is_told_at_once(start, path, kind):
     process = start("print('a\\nb', flush=True); sys.exit('no socket today')", path, kind=kind)
     before = time.monotonic()
     with pytest.raises(UdsError) as caught:
-        wait_listening(path, process, LIMIT)
+        Readiness(path).wait(process, LIMIT)
     assert time.monotonic() - before < LIMIT / 2
     assert caught.value.errno == errno.ECHILD
     assert str(caught.value) == (
@@ -189,7 +189,7 @@ def test_a_process_that_dies_is_told_at_once(start, path, kind):
 def test_one_that_is_killed_leaves_what_it_was(start, path):
     process = start("sock.bind(path); os.kill(os.getpid(), 9)", path)
     with pytest.raises(UdsError, match=r"status -9 and the path is stale .*it has written nothing"):
-        wait_listening(path, process, LIMIT)
+        Readiness(path).wait(process, LIMIT)
 
 
 def test_what_it_has_done_before_it_ended_counts(start, path):
@@ -198,14 +198,14 @@ def test_what_it_has_done_before_it_ended_counts(start, path):
     with socket.socket(socket.AF_UNIX) as sock:
         sock.bind(str(path))
         sock.listen()
-        assert wait_listening(path, process, LIMIT).serving
+        assert Readiness(path).wait(process, LIMIT).serving
 
 
 def test_one_that_never_listens_is_told_with_what_is_there(start, path):
     process = start("sock.bind(path)", path)
     says(process, "waits")
     with pytest.raises(TimedOut) as caught:
-        wait_listening(path, process, 0.5)
+        Readiness(path).wait(process, 0.5)
     assert f"still bound stream pid {process.pid} after 0.5 s" in str(caught.value)
     assert str(caught.value).endswith("its last lines: waits")
 
@@ -336,7 +336,7 @@ def test_it_is_noticed_in_time(tmp_path, directory):
     late, slow = [], []
     for number in range(50):
         with Server([program, str(directory / str(number))]) as process:
-            wait_listening(directory / str(number), process, LIMIT)
+            Readiness(directory / str(number)).wait(process, LIMIT)
             noticed = time.clock_gettime(time.CLOCK_MONOTONIC)
             while not process.output():
                 assert process.returncode is None

@@ -422,6 +422,9 @@ def test_a_failed_tests_files_are_kept_and_its_sockets_told(inner):
                 file.write("hello")
             with open(path + ".large", "wb") as file:
                 file.truncate(1 << 21)
+            os.makedirs(os.path.join(os.path.dirname(path), "in", "side"))
+            with open(os.path.join(os.path.dirname(path), "in", "side", "b"), "w") as file:
+                file.write("there")
             os.symlink("a", path + ".link")
             with socket.socket(socket.AF_UNIX) as sock:
                 sock.bind(path + ".stale")
@@ -440,16 +443,18 @@ def test_a_failed_tests_files_are_kept_and_its_sockets_told(inner):
     result.assert_outcomes(failed=1, errors=1, passed=1)
     at = next(n for n, line in enumerate(result.outlines) if "- directory of make_uds_path -" in line)
     kept = Path(result.outlines[at + 1].rpartition(" ")[2])
-    assert [inner.plain(line) for line in result.outlines[at + 1 : at + 7]] == [
+    assert [inner.plain(line) for line in result.outlines[at + 1 : at + 8]] == [
         f"a copy of its files is kept in {kept}",
         "a: 5 bytes",
-        "a.large: not-a-socket (regular file)",
+        "a.large: 2097152 bytes, which is too much to be kept",
         "a.link: not-a-socket (regular file) through a symbolic link",
         "a.stale: stale",
         "a.up: listening stream pid N",
+        "in/side/b: 5 bytes",
     ]
     assert sum("- directory of" in line for line in result.outlines) == 1
-    assert [(file.name, file.read_text()) for file in kept.iterdir()] == [("a", "hello")]
+    files = {str(file.relative_to(kept)): file.read_text() for file in kept.rglob("*") if file.is_file()}
+    assert files == {"a": "hello", "in/side/b": "there"}
     by = f"in the directory made by make_uds_path at test_x.py:{inner.line('path = make')}"
     at = result.outlines.index("test_x.py::test_it left behind:")
     assert {inner.plain(line) for line in result.outlines[at + 1 : at + 3]} == {
@@ -1331,6 +1336,22 @@ def test_a_process_is_restarted_killed_and_paused(inner):
     ).assert_outcomes(passed=5)
 
 
+def test_what_a_failed_tests_process_has_written_beside_its_socket_is_kept(inner):
+    source = """
+        def test_it(make_uds_process):
+            process = make_uds_process([sys.executable, "server.py", "{socket}"])
+            with open(os.path.join(os.path.dirname(process.path), "server.log"), "w") as file:
+                file.write("hello")
+            assert 0
+    """
+    result = inner(source)
+    result.assert_outcomes(failed=1)
+    at = next(n for n, line in enumerate(result.outlines) if "- directory of make_uds_process -" in line)
+    kept = Path(result.outlines[at + 1].rpartition(" ")[2])
+    assert result.outlines[at + 1 : at + 3] == [f"a copy of its files is kept in {kept}", "server.log: 5 bytes"]
+    assert [(file.name, file.read_text()) for file in kept.iterdir()] == [("server.log", "hello")]
+
+
 def test_a_failed_tests_report_has_its_processes_logs(inner):
     source = """
         def test_it(make_uds_process):
@@ -1391,6 +1412,32 @@ def test_coverage_measures_a_process_of_python(inner, pytester, monkeypatch, by)
 
 
 # Obstacles
+
+
+def test_what_is_each_in_turn_is_parametrised_and_overridden_as_any_fixture(inner):
+    source = """
+        @pytest.mark.parametrize(argnames="number", argvalues=[1, 2])
+        def test_others_markers_are_not_read(number): pass
+
+        @pytest.mark.parametrize("my_uds_obstacle_name", ["a"])
+        def test_a_name_that_holds_it(my_uds_obstacle_name): pass
+
+        @pytest.mark.parametrize(["uds_obstacle", "number"], [("stale", 1), ("fifo", 2)], indirect=["uds_obstacle"])
+        def test_some(uds_obstacle, number): assert uds_obstacle.kind == {1: "stale", 2: "fifo"}[number]
+
+        @pytest.mark.parametrize("uds_obstacle", ["mine"])
+        def test_directly(uds_obstacle): assert uds_obstacle == "mine"
+
+        class TestOverridden:
+            @pytest.fixture
+            def uds_obstacle(self, make_uds_obstacle): return make_uds_obstacle("stale")
+
+            @pytest.fixture(params=["regular-file", "orphans"])
+            def uds_audit(self, request): return request.param
+
+            def test_it(self, uds_obstacle, uds_audit): assert uds_obstacle.kind == "stale"
+    """
+    inner(source).assert_outcomes(passed=8)
 
 
 def test_each_kind_of_obstacle_is_in_the_way_by_its_name(inner):

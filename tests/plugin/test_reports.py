@@ -156,6 +156,52 @@ def test_a_path_that_is_not_utf_8_is_told_by_a_worker_with_a_backslash(inner, le
         result.stdout.fnmatch_lines([said])
 
 
+def test_what_a_test_has_made_goes_with_it(inner):
+    """It is not kept for the rest of the run, nor is a next attempt of the same test told of it."""
+    source = """
+        import gc, weakref
+
+        class Held: pass
+
+        HELD = []
+
+        def test_holds(make_uds_server, make_uds_client):
+            held = Held()
+            HELD.append(weakref.ref(held))
+            server = make_uds_server(handler=lambda connection: connection.sendall(b"x") if held else None)
+            assert make_uds_client(server).recv(1) == b"x"
+
+        def test_after():
+            gc.collect()
+            assert HELD[0]() is None
+
+        ATTEMPTS = []
+
+        def test_fails_once(make_uds_server, make_uds_client):
+            ATTEMPTS.append(1)
+            def handler(connection):
+                if len(ATTEMPTS) == 1:
+                    raise RuntimeError("only then")
+                connection.sendall(b"x")
+            assert make_uds_client(make_uds_server(handler=handler)).recv(1) == (b"x" if len(ATTEMPTS) > 1 else b"")
+    """
+    plugin = """
+        from _pytest.runner import runtestprotocol
+
+        def pytest_runtest_protocol(item, nextitem):
+            item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+            for _ in range(2):
+                reports = runtestprotocol(item, nextitem=nextitem, log=False)
+                if not any(report.failed for report in reports):
+                    break
+            for report in reports:
+                item.ihook.pytest_runtest_logreport(report=report)
+            item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+            return True
+    """
+    inner(source, files={"conftest": plugin}).assert_outcomes(passed=3)
+
+
 def test_where_what_a_process_has_left_is_told_so_is_its_log_and_how_it_has_ended(inner):
     source = """
         LISTENS = "import os, signal, socket, sys; s = socket.socket(1); s.bind(sys.argv[1]); s.listen(); "

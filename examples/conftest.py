@@ -1,7 +1,7 @@
 """What the tests have in common: programs that may not be installed, and HTTP over a Unix socket.
 
-In this project a test asks first for its servers, then for its clients: pytest undoes them in reverse order, and a server
-whose client stays may not end as it should.
+In this project a test asks first for its servers, then for its clients: pytest undoes them in reverse order, and a
+server whose client stays may not end as it should.
 """
 
 import glob

@@ -16,7 +16,16 @@ import pytest
 
 import udslab
 
-__all__ = ["Made", "encodable", "forget_made", "is_ours_alone", "made_for", "report_sections", "teardown_sections", "where_called"]
+__all__ = [
+    "Made",
+    "encodable",
+    "forget_made",
+    "is_ours_alone",
+    "made_for",
+    "report_sections",
+    "teardown_sections",
+    "where_called",
+]
 
 _OURS = tuple(os.path.dirname(os.path.abspath(file)) + os.sep for file in (__file__, udslab.__file__))
 _PLUGGY = os.sep + "pluggy" + os.sep
@@ -57,7 +66,7 @@ def made_for(node: pytest.Item) -> list[Made]:
 
 
 def forget_made(node: pytest.Item) -> None:
-    """The test is over: what it has made is not kept for the rest of the run, nor taken for that of its next attempt."""
+    """The test is over: what it has made is not kept for the rest of the run, nor taken for its next attempt's."""
     if _made in node.stash:
         del node.stash[_made]
 

@@ -11,7 +11,20 @@ import pytest
 
 from udslab.needs import Backend, Need, Options, why_not
 
-__all__ = ["Settings", "add_options", "backend_of", "check_marker", "check_needs", "engines", "lacking", "need_real_files", "register_marker", "service_of", "skip", "word"]
+__all__ = [
+    "Settings",
+    "add_options",
+    "backend_of",
+    "check_marker",
+    "check_needs",
+    "engines",
+    "lacking",
+    "need_real_files",
+    "register_marker",
+    "service_of",
+    "skip",
+    "word",
+]
 
 _BACKENDS = [backend.value for backend in Backend]
 _MARKER = """uds(needs={"kill", …}, backend="process", service="echo"): what a test needs of its server's backend \
@@ -152,9 +165,10 @@ def lacking(settings: Settings, backend: Backend, reason: str) -> NoReturn:
 def need_real_files() -> None:
     """Fail the test where pyfakefs has put an object of its own in the place of ``os``: what the lab keeps for the run
     would be made of that."""
-    if not isinstance(os, ModuleType):
-        what = "the lab's sockets and processes are real, and files are not (pyfakefs): name fs behind the lab's fixtures"
-        raise pytest.fail.Exception(f"{what}, and make all paths before it", pytrace=False)
+    if type(os) is not ModuleType:
+        what = "the lab's sockets and processes are real, and files are not (pyfakefs)"
+        hint = "name fs behind the lab's fixtures, and make all paths before it"
+        raise pytest.fail.Exception(f"{what}: {hint}", pytrace=False)
 
 
 def skip(reason: str) -> NoReturn:

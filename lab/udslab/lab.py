@@ -237,11 +237,11 @@ class Lab:
         """A server of ``service`` (its name, ``"module:name"``, or, in a thread, itself) or of ``handler``; it serves
         when this is entered.
 
-        ``address``: where, instead of a fresh path (a relative one in the directory of now), or, if it shall be ``abstract``, a fresh name. ``drain``: how many
-        seconds its clients get at its end. ``expect_failures``: what its handler raises, which is in its ``failures``,
-        is not noted in the lab's. ``options``: those of :func:`udslab.listener.listen`. Raises as ``listen``;
-        :class:`~udslab.errors.Unsupported` for what the backend cannot do, :class:`~udslab.errors.EngineError` where
-        there is no container.
+        ``address``: where, instead of a fresh path, or, if it shall be ``abstract``, a fresh name; a relative path is
+        one in the directory of now. ``drain``: how many seconds its clients get at its end. ``expect_failures``: what
+        its handler raises, which is in its ``failures``, is not noted in the lab's. ``options``: those of
+        :func:`udslab.listener.listen`. Raises as ``listen``; :class:`~udslab.errors.Unsupported` for what the backend
+        cannot do, :class:`~udslab.errors.EngineError` where there is no container.
         """
         __tracebackhide__ = True  # for pytest: what is refused here is shown where it was asked for
         backend = Backend(backend or self.options.backend)

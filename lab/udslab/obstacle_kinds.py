@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from udslab.word import Word
 
-__all__ = ["LINK_TO", "Obstacle"]
+__all__ = ["Obstacle"]
 
-LINK_TO = "link-to-"
+_LINK_TO = "link-to-"
 """What the names of links to other obstacles begin with."""
 
 
@@ -37,4 +37,4 @@ class Obstacle(Word):
     @property
     def target(self) -> Obstacle | None:
         """What it is a link to."""
-        return Obstacle(self.value[len(LINK_TO) :]) if self.value.startswith(LINK_TO) else None
+        return Obstacle(self.value[len(_LINK_TO) :]) if self.value.startswith(_LINK_TO) else None

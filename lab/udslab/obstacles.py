@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager, suppress
 
 from udslab.address import Address, AddressLike
 from udslab.errors import AddressError, Stage, Unsupported, failure
-from udslab.obstacle_kinds import LINK_TO, Obstacle
+from udslab.obstacle_kinds import Obstacle
 from udslab.socketfile import open_directory, remove_pinned, split
 from udslab.socktype import SocketType, open_socket
 from udslab.state import pin

@@ -47,15 +47,13 @@ class Server:
     ``run()`` serves in this thread until ``stop()``; as a context manager it serves in a thread of its own.
     """
 
-    def __init__(
-        self, sock: Listener | BoundSocket, service: str | Service, drain: float, log: logging.Logger
-    ) -> None:
+    def __init__(self, sock: Listener | BoundSocket, service: str | Service, drain: float, log: logging.Logger) -> None:
         self.address = sock.address
         self.type = sock.type if isinstance(sock, Listener) else SocketType.of(sock.type)
         self._socket = sock
         self._service = resolve(service)
         self._drain = drain
-        self._log = log
+        self.log = log
         self._selector = selectors.DefaultSelector()
         self._waker, self._wakened = open_pair(SocketType.STREAM)
         self._selector.register(self._wakened, selectors.EVENT_READ, self._stop_asked)
@@ -197,7 +195,7 @@ class ConnectionServer(Server):
         if self._stopping is None:
             return False
         if self._clients and self._stopping.passed:
-            self._log.warning("cut off after %g s of draining: %d", self._stopping.seconds, len(self._clients))
+            self.log.warning("cut off after %g s of draining: %d", self._stopping.seconds, len(self._clients))
         return not self._clients or self._stopping.passed
 
     def _accept_again(self) -> None:
@@ -223,7 +221,7 @@ class ConnectionServer(Server):
                     raise
                 # Not tried again and again, for the listener stays readable: after one has gone, or after a while.
                 if not self._starved:
-                    self._log.warning("%s; clients wait in the backlog until descriptors come back", error)
+                    self.log.warning("%s; clients wait in the backlog until descriptors come back", error)
                 self._starved = True
                 self._accept_no_more()
                 self._set_timer(0.1)
@@ -246,11 +244,11 @@ class ConnectionServer(Server):
             try:
                 who += f", by its file uid {caller_by_file(connection).uid}"
             except CallerRejected as error:
-                self._log.warning("%s: turned away: %s", who, error)
+                self.log.warning("%s: turned away: %s", who, error)
                 connection.close()
                 self._gone()
                 return
-        self._log.info("%s", who)
+        self.log.info("%s", who)
         connection.setblocking(False)
         peer = Peer(str(address), credentials, self._records)
         client = _Client(self, connection, who, peer)
@@ -379,7 +377,7 @@ class _Client:
         try:
             output = question()
         except Exception:
-            self._server._log.exception("%s: %s", self._who, _FAILED)
+            self._server.log.exception("%s: %s", self._who, _FAILED)
             self.close(_FAILED)
             return
         if isinstance(output, bytes):
@@ -418,7 +416,7 @@ class _Client:
         try:
             self._pending = next(self._source or iter(()), b"")
         except Exception:
-            self._server._log.exception("%s: %s", self._who, _FAILED)
+            self._server.log.exception("%s: %s", self._who, _FAILED)
             self._ending = _FAILED
         if not self._pending:
             self._source = None
@@ -439,7 +437,7 @@ class _Client:
         closed = getattr(getattr(self, "_session", None), "closed", None)  # of those who want to know: a record
         if closed is not None:
             closed()
-        server._log.log(
+        server.log.log(
             logging.DEBUG if why in _NORMAL_ENDS else logging.WARNING,
             "%s: %s after %.3f s, %d bytes in, %d out",
             self._who,
@@ -504,7 +502,7 @@ class DatagramServer(Server):
         return True
 
     def _answer(self, data: bytes, credentials: Credentials | None, sender: Address) -> None:
-        self._log.info("datagram of %d bytes from %s %s", len(data), credentials, sender)
+        self.log.info("datagram of %d bytes from %s %s", len(data), credentials, sender)
         peer = Peer(str(sender), credentials, records=True, greets=False)
         try:
             session = self._service(peer)
@@ -514,17 +512,17 @@ class DatagramServer(Server):
                 for piece in itertools.islice(pieces(output, empty=not data), _BATCH)
             ]
         except Exception:
-            self._log.exception("the service failed on a datagram from %s", sender)
+            self.log.exception("the service failed on a datagram from %s", sender)
             return
         if answers and not _answerable(sender):
-            self._log.warning("no answer to %s: it has bound no address of its own that leads to it from here", sender)
+            self.log.warning("no answer to %s: it has bound no address of its own that leads to it from here", sender)
             return
         queue = self._waiting.get(sender.raw)
         if queue is None:
             queue = deque()
         for answer in answers:
             if len(queue) >= self._most:
-                self._log.warning("an answer to %s is dropped: it does not read, and %d wait", sender, len(queue))
+                self.log.warning("an answer to %s is dropped: it does not read, and %d wait", sender, len(queue))
             else:
                 queue.append(answer)
         if self._full and queue:
@@ -544,7 +542,7 @@ class DatagramServer(Server):
                 self._full = self._unread() >= self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
                 return
             except OSError as error:
-                self._log.warning("no answer to %s: %s", Address.from_sockaddr(target), os.strerror(error.errno or 0))
+                self.log.warning("no answer to %s: %s", Address.from_sockaddr(target), os.strerror(error.errno or 0))
                 if error.errno != errno.EMSGSIZE:
                     break  # not only this one: it has gone, or may not be written to
             queue.popleft()

@@ -337,7 +337,7 @@ def test_where_files_are_not_real_nothing_is_made(inner, backend):
         plugins=("pyfakefs.pytest_plugin",),
     ).stdout.fnmatch_lines(
         [
-            "the lab's sockets and processes are real, and files are not (pyfakefs): name fs behind the lab's fixtures, *",
+            "the lab's sockets and processes are real, and files are not (pyfakefs): name fs behind *",
             "E *NoSuchPath: *: is it removed by a test? with pyfakefs, make all paths before fs",
             "*= 1 failed, 2 passed, 1 error in *",
         ]

@@ -1,4 +1,4 @@
-"""docs/fixtures.md: its tables are those of the plugin."""
+"""docs/fixtures.md: its tables are those of the plugin, and its whole examples do what they say."""
 
 from __future__ import annotations
 
@@ -76,3 +76,12 @@ def test_the_parameters_of_a_process_are_those_of_the_code():
     }
     parameters = inspect.signature(Lab.process).parameters
     assert list(told.items()) == [(name, each.default) for name, each in parameters.items() if name != "self"]
+
+
+@pytest.mark.parametrize("backend", ["thread", "process"])
+def test_the_examples_that_import_what_they_need_pass(alone, backend):
+    blocks = re.findall(r"^```python\n(.*?)^```", DOCUMENT, re.DOTALL | re.MULTILINE)
+    examples = [block for block in blocks if "import " in block and "def test_" in block]
+    assert len(examples) == 2
+    alone.makepyfile(**{f"test_{number}": example for number, example in enumerate(examples)})
+    alone.runpytest_subprocess(*PLUGIN, f"--uds-backend={backend}", "-W", "error").assert_outcomes(passed=2)

@@ -1336,6 +1336,20 @@ def test_a_process_is_restarted_killed_and_paused(inner):
     ).assert_outcomes(passed=5)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become another user")
+def test_a_server_that_becomes_another_user_binds_in_a_directory_of_everybodys(inner):
+    source = """
+        BECOMES = "import os, socket, sys; os.setgroups([]); os.setgid(65534); os.setuid(65534); "
+        SERVES = "s = socket.socket(1); s.bind(sys.argv[1]); s.listen(); s.accept()"
+
+        def test_it(make_uds_process, make_uds_path):
+            path = make_uds_path(mode=0o777)
+            make_uds_process([sys.executable, "-c", BECOMES + SERVES, "{socket}"], path, expect_left=True)
+            assert os.stat(path).st_uid == 65534
+    """
+    inner(source).assert_outcomes(passed=1)
+
+
 def test_what_a_failed_tests_process_has_written_beside_its_socket_is_kept(inner):
     source = """
         def test_it(make_uds_process):

@@ -73,8 +73,8 @@ class _Kept:
 class Lab:
     """The lab, with what it has started: a zygote, and a container for each image, each when it is first asked for.
 
-    A context manager; nothing of it is left after its end, or after that of its process. It has no thread between two
-    uses. For one thread at a time.
+    A context manager; nothing of it is left after its end, but an inotify descriptor for the next one's use, or after
+    that of its process. It has no thread between two uses. For one thread at a time.
     """
 
     def __init__(self, options: Options | None = None) -> None:

@@ -277,10 +277,14 @@ def test_no_test_is_blamed_for_a_socket_of_the_audit(inner):
     inner(source, *options).assert_outcomes(passed=5)
 
 
-def test_who_does_not_use_it_does_not_import_it(inner):
-    inner(
-        "def test_it(): assert [name for name in sys.modules if name.startswith('udslab.audit')] == []", forked=True
-    ).assert_outcomes(passed=1)
+def test_who_does_not_use_it_imports_the_names_of_its_probes_alone(inner):
+    source = """
+        def test_it():
+            assert [name for name in sys.modules if name.startswith("udslab.audit")] == NAMES
+
+        NAMES = ["udslab.audit", "udslab.audit.verdicts"]
+    """
+    inner(source, forked=True).assert_outcomes(passed=1)
 
 
 @pytest.fixture

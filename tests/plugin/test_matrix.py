@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from udslab.atlas.catalogue import select
+from udslab.atlas.catalogue import load, select
 from udslab.atlas.runner import count
 from udslab.containers import Engine, find
 from udslab.places.container import Place
@@ -21,6 +21,7 @@ from udslab.places.survey import Survey
 from udslab.spawn import Process
 
 pytestmark = pytest.mark.usefixtures("engine")
+list(load())  # modules first imported by a pytest within this one are forgotten with it, what they register is not
 
 SMALL = """
 distros = ["debian-12"]

@@ -28,7 +28,6 @@ from collections.abc import Collection, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any, cast
-from urllib.parse import unquote
 
 import pytest
 
@@ -209,7 +208,7 @@ class LeakCheck:
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, object, object]:
         """Tell what is left when everything has been torn down; behind the teardown's own error, if there is one."""
-        desktop = _desktop()  # before the test's environment is undone
+        desktop = _desktop() if self._active else ()  # before the test's environment is undone
         try:
             result = yield
             if failures := item.session.stash.get(late_failures, None):
@@ -308,6 +307,8 @@ def _matches(address: Address, patterns: Iterable[str]) -> bool:
 
 def _desktop() -> tuple[str, ...]:
     """Where this environment has its session bus and its Wayland display."""
+    from urllib.parse import unquote  # who looks for leaks has it anyway
+
     patterns = []
     if bus := os.environ.get("DBUS_SESSION_BUS_ADDRESS"):
         for kind, name in re.findall(r"unix:(?:[^;]*,)?(path|abstract)=([^,;]*)", bus):

@@ -54,6 +54,7 @@ def flipped(row: Behaviour) -> Behaviour:
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(600)  # more than a thousand forks of this process, which is large when all tests are collected
 def test_the_runner_notices_every_measurement_that_is_flipped():
     rows = [flipped(row) for row in select()]
     cells = [cell for cell in run(rows, jobs=2) if cell.verdict is not Verdict.NOT_APPLICABLE]

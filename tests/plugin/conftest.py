@@ -35,7 +35,7 @@ if "stubborn" in words:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 else:
     def end(*_):
-        print("told to end:", words, flush=True)
+        os.write(1, f"told to end: {words}\\n".encode())  # not print: it may be at just that
         if "order" in words:
             with open("order", "a") as file:
                 file.write(words[words.index("order") + 1] + "\\n")

@@ -252,20 +252,25 @@ class LeakCheck:
             if self._watch.look(further=True) is self._base or not self._new(desktop):
                 return []
             gc.collect()
-            kept = set(_inodes_of(_owners()))
-            served = set()
-            for server in _objects_of(_SERVERS):
-                if self._is_granted(server) and (own := set(_inodes_of([server]))):  # none: it has ended
-                    kept |= own
-                    served.add(server.address)  # that of each connection of it, too
             deadline = Deadline(_GRACE)
             while True:
+                # Anew in each round: a thread may just be making an event loop, which has no attributes yet.
+                kept, served = self._kept()
                 found = [sock for sock in self._new(desktop) if sock.inode not in kept and sock.local not in served]
                 if not found or deadline.passed:
                     return [sock.describe() for sock in found]
                 _sleep(0.005)
         except OSError as error:
             return [f"descriptors that cannot be looked at: {error}"]  # EMFILE
+
+    def _kept(self) -> tuple[set[int], set[Address]]:
+        """The inodes of sockets that are no leak, and the addresses of servers of which no connection is one."""
+        kept, served = set(_inodes_of(_owners())), set()
+        for server in _objects_of(_SERVERS):
+            if self._is_granted(server) and (own := set(_inodes_of([server]))):  # none: it has ended
+                kept |= own
+                served.add(server.address)
+        return kept, served
 
     def _is_granted(self, server: Any) -> bool:
         since = getattr(server, "since", None)  # not yet, where a thread is making it

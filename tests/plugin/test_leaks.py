@@ -627,12 +627,24 @@ def test_a_server_that_the_test_itself_leaves_running_is_told(check):
 def test_event_loops(check):
     check(
         """
-        import asyncio
+        import asyncio, time
 
         def test_asyncio(uds_path):
             loop = asyncio.new_event_loop()
             KEPT.append(loop)
             loop.run_until_complete(asyncio.sleep(0))
+
+        def test_in_the_making(uds_path, monkeypatch):
+            made = threading.Event()
+            pair = socket.socketpair
+            def slow(*arguments, **options):
+                both = pair(*arguments, **options)
+                made.set()
+                time.sleep(0.1)
+                return both
+            monkeypatch.setattr(socket, "socketpair", slow)
+            threading.Thread(target=lambda: KEPT.append(asyncio.new_event_loop())).start()
+            made.wait()
 
         def test_guest(uds_path):
             trio = pytest.importorskip("trio")
@@ -666,7 +678,7 @@ def test_event_loops(check):
         """,
         "-W",
         "ignore",
-    ).assert_outcomes(passed=6, errors=1)
+    ).assert_outcomes(passed=7, errors=1)
 
 
 def test_pytest_asyncio(check):

@@ -258,8 +258,8 @@ def make_uds_process(_uds_test: _Test) -> Iterator[Callable[..., RunningProcess]
     """``make_uds_process(command, path=None, *, ready=LISTENING, timeout=10.0, env=None, cwd=None, umask=None,
     stop_signal=SIGTERM, expect_left=False)``: your own server, with its path for ``{socket}`` in its command. It runs
     outside of pytest's process, is followed through its forks, and serves when this returns; with ``image="…"`` in a
-    container of your own image: see :meth:`udslab.lab.Lab.process`. What it
-    leaves at its end, a socket file or a process, is a leak unless that is expected."""
+    container of your own image: see :meth:`udslab.lab.Lab.process`. What it leaves at its end, a socket file or a
+    process, is a leak unless that is expected."""
     lab = _uds_test.lab
     with ExitStack() as exits:
 

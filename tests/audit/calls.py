@@ -220,12 +220,13 @@ class Log:
         # A child may be seen before the call that makes it has returned.
         records.sort(key=lambda each: each.first if isinstance(each, Call) and each.name in _FORKS else each.last)
         self._last_line: dict[int, int] = {}
+        self._unnamed = _unnamed(records)
         for record in records:
             if record.pid not in self._tasks:
                 self._add(record.pid, None, record.last, _Place(os.getcwd(), umask), _Files())
             if isinstance(record, Death):
                 self._die(record)
-            elif record.result != "?":  # its process was killed in it
+            elif record.result != "?" or record.name in _FORKS:  # "?": its process was killed in it
                 _HANDLERS[record.name](self, record, self._tasks[record.pid])
             self._last_line[record.pid] = record.last
         self.operations.sort(key=lambda operation: operation.first)
@@ -240,9 +241,11 @@ class Log:
         return made
 
     def _fork(self, call: Call, process: Process) -> None:
-        if call.error or not call.result.isdigit():
+        pid = self._child(call)
+        if pid is None:
             return
-        pid, flags = int(call.result), " ".join(call.arguments)
+        self._last_line[pid] = call.first
+        flags = " ".join(call.arguments)
         if "CLONE_THREAD" in flags:
             process.tasks.add(pid)
             self._tasks[pid] = process
@@ -250,6 +253,18 @@ class Log:
         place = process.place if "CLONE_FS" in flags else replace(process.place)
         files = process.files if "CLONE_FILES" in flags else _Files(process.files)
         self._add(pid, process, call.first, place, files)
+
+    def _child(self, call: Call) -> int | None:
+        """Whom a fork has made.
+
+        Who is killed in it may have made a child all the same, of which no result tells: one that comes later and that
+        no other call names. Of two that are killed at once each gets some child."""
+        if call.result != "?":
+            return None if call.error else int(call.result)
+        pid = None if call.error else next((pid for pid, line in self._unnamed.items() if line > call.first), None)
+        if pid is not None:
+            del self._unnamed[pid]
+        return pid
 
     def _execve(self, call: Call, process: Process) -> None:
         if call.error:
@@ -432,6 +447,17 @@ class Log:
 
     def _ftruncate(self, call: Call, process: Process) -> None:
         self._tell(call, process, "open", descriptor(call.arguments[0])[1], detail="O_TRUNC")
+
+
+def _unnamed(records: Iterable[Call | Death]) -> dict[int, int]:
+    """Those that are the result of no fork, and the line where each is first seen, in that order."""
+    forks = [each for each in records if isinstance(each, Call) and each.name in _FORKS]
+    named = {int(each.result) for each in forks if each.result.isdigit()}
+    seen: dict[int, int] = {}
+    for each in records:
+        line = each.first if isinstance(each, Call) else each.last
+        seen[each.pid] = min(line, seen.get(each.pid, line))
+    return dict(sorted(((pid, line) for pid, line in seen.items() if pid not in named), key=lambda pair: pair[1]))
 
 
 _FORKS = ("clone", "clone3", "fork", "vfork")

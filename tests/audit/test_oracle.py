@@ -119,6 +119,30 @@ def test_a_socket_serves_until_the_last_descriptor_of_any_process_is_closed():
     assert states(replaced) == [({"/d/s": "socket"}, set())]
 
 
+def test_the_child_of_a_server_that_is_killed_in_its_fork_has_the_servers_socket():
+    killed = BOUND + (
+        "1 1.0 clone(child_stack=NULL, flags=SIGCHLD <unfinished ...>\n"
+        "1 1.0 <... clone resumed> <unfinished ...>) = ?\n"
+        "1 1.0 +++ killed by SIGKILL +++\n"
+    )
+    assert states(killed) == [({"/d/s": "socket"}, set())]
+    connected = '3 1.0 connect(3<socket:[71]>, {sa_family=AF_UNIX, sun_path="/d/s"}, 7) = 0\n'
+    child = "2 1.0 +++ killed by SIGKILL +++\n"
+    assert states("3 1.0 umask(022) = 022\n" + killed + connected + child) == [({"/d/s": "socket"}, set())]
+    with pytest.raises(Contradiction, match="connect"):
+        states("3 1.0 umask(022) = 022\n" + killed + child + connected + "3 1.0 umask(022) = 022\n")
+
+
+def test_a_fork_that_is_begun_again_has_made_no_child():
+    again = BOUND + (
+        "1 1.0 clone(child_stack=NULL, flags=SIGCHLD) = ? ERESTARTNOINTR (To be restarted)\n"
+        "1 1.0 clone(child_stack=NULL, flags=SIGCHLD) = 2\n"
+        "1 1.0 +++ exited with 0 +++\n"
+    )
+    assert states(again) == [({"/d/s": "socket"}, {"socket:[70]"})]
+    assert states(again + "2 1.0 +++ exited with 0 +++\n") == [({"/d/s": "socket"}, set())]
+
+
 def test_a_thread_shares_the_descriptors_of_its_process_and_lives_as_long():
     threads = BOUND + "1 1.0 clone3({flags=CLONE_VM|CLONE_FS|CLONE_FILES|CLONE_THREAD}, 88) = 2\n"
     assert states(threads + "2 1.0 close(3<socket:[70]>) = 0\n") == [({"/d/s": "socket"}, set())]

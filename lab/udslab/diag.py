@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass
 
-from udslab import mounts
+from udslab import mounts, procfs
 from udslab.socktype import SocketType
 
 __all__ = ["Entry", "describe", "holders", "listing", "sockets_bound_to", "sockets_of"]
@@ -184,34 +184,16 @@ def sockets_bound_to(fd: int) -> list[Entry]:
 
 def holders(inodes: set[int]) -> list[int]:
     """The pids of the processes that have one of these sockets open, ascending; those that may be looked at."""
-    wanted = {b"socket:[%d]" % inode for inode in inodes}
     with suppress(OSError):  # no /proc
-        return sorted(int(pid) for pid in os.listdir(b"/proc") if pid.isdigit() and _holds(pid, wanted))
+        return sorted(pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if inodes & sockets_of(pid))
     return []
 
 
 def sockets_of(pid: int) -> set[int]:
     """The inode numbers of the sockets that a process has open; none if it has exited, or may not be looked at."""
-    directory = f"/proc/{pid}/fd/"
-    found = set()
     with suppress(OSError):
-        for descriptor in os.listdir(directory):
-            with suppress(OSError):  # closed meanwhile
-                match = _SOCKET.fullmatch(os.readlink(directory + descriptor))
-                if match:
-                    found.add(int(match[1]))
-    return found
+        return {int(match[1]) for link in procfs.links(pid) if (match := _SOCKET.fullmatch(link))}
+    return set()
 
 
 _SOCKET = re.compile(r"socket:\[(\d+)\]")
-
-
-def _holds(pid: bytes, wanted: set[bytes]) -> bool:
-    directory = b"/proc/" + pid + b"/fd/"
-    with suppress(OSError):  # it has exited, or is another user's
-        for descriptor in os.listdir(directory):
-            # Closed meanwhile; or a file whose path is longer than readlink can tell.
-            with suppress(OSError):
-                if os.readlink(directory + descriptor) in wanted:
-                    return True
-    return False

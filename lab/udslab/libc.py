@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import errno
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 _libc: Any = None
@@ -19,6 +20,7 @@ with suppress(ImportError, OSError, TypeError):  # a Python without ctypes; not 
 __all__ = [
     "adopt_orphans",
     "file_system_type",
+    "file_system_user",
     "get_killed_with_parent",
     "inotify_add",
     "inotify_open",
@@ -43,6 +45,20 @@ def file_system_type(fd: int) -> int | None:
         return None
     buffer = (ctypes.c_uint32 * 64)()
     return int(buffer[0]) if _libc.fstatfs(fd, buffer) == 0 else None
+
+
+@contextmanager
+def file_system_user(uid: int, gid: int) -> Iterator[None]:
+    """Within the block this thread has the rights to files of this user and group, if it is root (setfsuid(2))."""
+    if not hasattr(_libc, "setfsuid"):
+        yield
+        return
+    group, user = _libc.setfsgid(gid), _libc.setfsuid(uid)
+    try:
+        yield
+    finally:
+        _libc.setfsuid(user)
+        _libc.setfsgid(group)
 
 
 def rename_noreplace(dir_fd: int, old: bytes, new: bytes) -> bool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
+from udslab import procfs
+
 try:
     import resource
 except ImportError:  # not a Unix
@@ -38,7 +40,7 @@ def fill_open_files(pid: int) -> tuple[int, int] | None:
 def _lowest_limit(pid: int) -> int:
     """The first number that is free; or the one behind the last that is not, if there are more files than poll(2)
     would take then (EINVAL): of the three standard ones it is not asked to wait for."""
-    numbers = _numbers(pid)
+    numbers = procfs.numbers(pid)
     free = min(set(range(len(numbers) + 1)) - numbers)
     return free if len(numbers - {0, 1, 2}) <= free else max(numbers) + 1
 
@@ -46,11 +48,7 @@ def _lowest_limit(pid: int) -> int:
 def room_for_files(pid: int) -> int:
     """How many more files a process can open. Raises OSError if that cannot be seen."""
     limit = _open_files(pid)[0]
-    return int(limit) - sum(number < limit for number in _numbers(pid))
-
-
-def _numbers(pid: int) -> set[int]:
-    return set(map(int, os.listdir(f"/proc/{pid}/fd")))
+    return int(limit) - sum(number < limit for number in procfs.numbers(pid))
 
 
 def _open_files(pid: int) -> tuple[int, int]:
@@ -76,17 +74,10 @@ def limit_open_files(pid: int, soft: int, hard: int) -> bool:
     if child == 0:
         code = 1
         try:
-            become(*_owner(pid))
+            become(*procfs.owner_of(pid))
             resource.prlimit(pid, resource.RLIMIT_NOFILE, (soft, hard))
             code = 0
         finally:
             os._exit(code)
     _, status = os.waitpid(child, 0)
     return status == 0
-
-
-def _owner(pid: int) -> tuple[int, int]:
-    """Real user and group: what owns its directory in /proc is root, once it has changed its user (proc(5))."""
-    with open(f"/proc/{pid}/status") as file:
-        told = dict(line.split(":", 1) for line in file)
-    return int(told["Uid"].split()[0]), int(told["Gid"].split()[0])

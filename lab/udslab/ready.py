@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, Union, get_args
 
 from udslab import libc
-from udslab.address import Address, AddressKind, AddressLike
+from udslab.address import Address, AddressKind, AddressLike, printable
 from udslab.deadline import Deadline
 from udslab.errors import Stage, TimedOut, UdsError
 from udslab.listener import bind
@@ -342,7 +342,9 @@ class _Wait:
 
     def _holds(self, condition: Condition, found: Status) -> bool:
         if isinstance(condition, (Listening, Activated)):
-            return found.serving and (self._others is None or file_of(self._address) != self._others)
+            # The file that was seen to be served, and no other: by now one may be there that is not.
+            info = found.info
+            return found.serving and (info is None or (info.st_dev, info.st_ino) != self._others)
         if isinstance(condition, LogLine):
             return self._process is not None and re.search(condition.pattern, self._process.output()) is not None
         if isinstance(condition, Notify):
@@ -363,11 +365,11 @@ class _Wait:
     def _failed(self, found: Status, gone: str | None = None) -> UdsError:
         with suppress(OSError):  # it is known already what is there, if not who holds it
             found = status(self._address, owners=True) if self._look is status else found
-        lacks = "; ".join(self._lack(condition) for condition in self._missing)
-        hint = lacks
+        hint = "; ".join(self._lack(condition) for condition in self._missing)
         if self._process is not None:
             lines = self._process.output().strip().splitlines()[-_LAST_LINES:] or ["it has written nothing"]
-            hint = f"{lacks}: its last lines: {' | '.join(lines)}"
+            hint += f": its last lines: {' | '.join(lines)}"
+        hint = printable(os.fsencode(hint))  # a terminal is not to obey what a server says
         where = str(self._address)
         if gone is not None and self._process is not None:
             what = f"{self._process.name} {gone} and the path is {found.describe()}"

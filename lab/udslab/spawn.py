@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import IO, Protocol
 
 from udslab import libc
-from udslab.address import AddressLike
+from udslab.address import AddressLike, printable
 from udslab.deadline import Deadline
 from udslab.errors import Stage, TimedOut, UdsError, failure
 from udslab.state import Status, status
@@ -27,6 +27,7 @@ __all__ = [
     "how_ended",
     "not_started",
     "reset_signals",
+    "user_name",
     "wait_until",
 ]
 
@@ -114,9 +115,9 @@ def _why_not(number: int | None, program: str, path: str) -> str:
 
 
 def _closed(file: str) -> str | None:
-    """The first directory on the way to a file that may not be searched."""
+    """The first directory on the way to a file, and to what it links to, that may not be searched."""
     closed = None
-    above = os.path.dirname(os.path.abspath(file))
+    above = os.path.dirname(os.path.realpath(file))
     while not os.access(above, os.X_OK):
         if os.path.exists(above):
             closed = above
@@ -133,12 +134,17 @@ def _interpreter(file: str) -> str | None:
     return None
 
 
-def _user() -> str:
-    with contextlib.suppress(ImportError, KeyError):  # not on every platform, nor in every image
+def user_name(uid: int) -> str:
+    """What a user is called; the number, if that has no name here."""
+    with contextlib.suppress(ImportError, KeyError, OverflowError):  # not on every platform, nor in every image
         import pwd
 
-        return f"user {pwd.getpwuid(os.geteuid()).pw_name}"
-    return f"user {os.geteuid()}"
+        return pwd.getpwuid(uid).pw_name
+    return str(uid)
+
+
+def _user() -> str:
+    return f"user {user_name(os.geteuid())}"
 
 
 class Process:
@@ -320,7 +326,7 @@ def wait_until(
                 Stage.SERVICE,
                 errno.ECHILD,
                 str(found.address),
-                f"its last line: {lines[-1]}",
+                f"its last line: {printable(os.fsencode(lines[-1]))}",
                 f"{process.name} has ended with status {process.returncode} and the path is {found.describe()}",
             )
         left = deadline.left() or 0.0

@@ -16,8 +16,10 @@ import time
 import pytest
 
 from udslab import Address, TimedOut, UdsError
+from udslab.obstacles import Obstacle, obstacle
 from udslab.ready import Activated, Check, Listening, LogLine, Notify, Readiness, Watcher
 from udslab.spawn import Process
+from udslab.state import status
 from udslab.wire import decode_address
 
 LIMIT = 30.0
@@ -186,6 +188,14 @@ def test_a_process_that_dies_is_told_at_once(start, path, kind):
     )
 
 
+def test_no_terminal_obeys_what_a_process_has_written(start, path):
+    process = start("sys.exit('\x1b[2J\x1b]0;title\x07')", path)
+    with pytest.raises(UdsError, match=r"its last lines: \\x1b\[2J\\x1b\]0;title\\x07$"):
+        Readiness(path).wait(process, LIMIT)
+    with pytest.raises(UdsError, match=r"its last line: \\x1b\[2J\\x1b\]0;title\\x07$"):
+        process.wait_serving(path)
+
+
 def test_one_that_is_killed_leaves_what_it_was(start, path):
     process = start("sock.bind(path); os.kill(os.getpid(), 9)", path)
     with pytest.raises(UdsError, match=r"status -9 and the path is stale .*it has written nothing"):
@@ -348,3 +358,18 @@ def test_it_is_noticed_in_time(tmp_path, directory):
     slow.sort()
     print(f"noticed late by {late[25] * 1e3:.2f} ms (p50), {late[45] * 1e3:.2f} ms (p90)")
     assert late[25] < 0.005 + 5 * slow[25]  # 1 ms, and what a busy machine takes
+
+
+def test_a_file_that_was_looked_at_and_has_gone_since_is_not_taken_for_a_new_one(directory):
+    path = str(directory / "s")
+
+    def look(address):
+        found = status(address)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+        return found
+
+    with obstacle(Obstacle.LISTENER, path):
+        info = os.stat(path)
+        with Readiness(path, others=(info.st_dev, info.st_ino)) as readiness, pytest.raises(TimedOut):
+            readiness.wait(timeout=0.2, look=look)

@@ -260,6 +260,7 @@ def test_what_cannot_be_started_is_told_with_what_is_so(
         ("own", 0o700, "user nobody may not search {here}, where it may be"),
         ("{here}/inner/deeper/program", 0o700, "user nobody may not search {here}, where it may be"),
         ("{here}/inner/deeper/program", 0o755, "user nobody may not search {here}/inner, where it may be"),
+        ("{here}/link", 0o755, "user nobody may not search {here}/inner, where it may be"),
     ],
 )
 def test_what_its_user_may_not_start_is_told_with_that_user(driver, scripts, name, mode, hint):
@@ -288,6 +289,7 @@ def scripts(directory):
     ):
         (here / name).write_text(text)
         (here / name).chmod(mode)
+    (here / "link").symlink_to("inner/deeper/program")
     (here / "inner" / "deeper").mkdir(parents=True)
     (here / "inner").chmod(0o700)
     return here

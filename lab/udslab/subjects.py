@@ -6,7 +6,7 @@ import os
 import sys
 from typing import Any
 
-from udslab.audit.subject import Subject
+from udslab.audit.subject import Subject, said_of
 from udslab.errors import ServiceError
 
 if sys.version_info >= (3, 11):
@@ -24,19 +24,17 @@ def load(path: str | os.PathLike[str]) -> dict[str, Subject]:
 
     Raises OSError; :class:`~udslab.errors.ServiceError` for what is no such file.
     """
-    with open(path, "rb") as file:
+    with open(path, "rb") as file, said_of(os.fspath(path)):
         try:
             tables: dict[str, Any] = tomllib.load(file)
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ServiceError(
-                f"{os.fspath(path)}: {error}", "it is to be a TOML file, with a table for each subject"
-            ) from error
-    if not tables:
-        raise ServiceError(f"{os.fspath(path)} names no subjects", "each subject is a table, as in [redis]")
-    for name, table in tables.items():
-        if not isinstance(table, dict):
-            raise ServiceError(f"{os.fspath(path)}: {name} is no table", "each subject is a table, as in [redis]")
-    return {name: Subject.from_table(name, table) for name, table in tables.items()}
+            raise ServiceError(str(error), "it is to be a TOML file, with a table for each subject") from error
+        if not tables:
+            raise ServiceError("it names no subjects", "each subject is a table, as in [redis]")
+        for name, table in tables.items():
+            if not isinstance(table, dict):
+                raise ServiceError(f"{name} is no table", "each subject is a table, as in [redis]")
+        return {name: Subject.from_table(name, table) for name, table in tables.items()}
 
 
 def ready(name: str) -> Subject:

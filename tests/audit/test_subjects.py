@@ -207,6 +207,8 @@ def write(tmp_path):
 
 
 NO_FILE = "it is to be a TOML file, with a table for each subject"
+NO_NAME = " (EINVAL): a name is not empty, not . nor .., and holds neither / nor NUL"
+NO_VARIABLE = " (EINVAL): a name is not empty and holds no =, and neither it nor its value holds a NUL"
 NO_PING = (
     "the subject mine has a ping that is not the name of one, nor a table of send and expect, "
     "in characters of one byte (EINVAL)"
@@ -255,20 +257,27 @@ def test_what_is_not_installed_is_missing(write):
         setup = ["no-such-tool", "true"]
         [module]
         command = "python3 {socket}"
-        modules = ["sys", "no_such_module"]
+        modules = ["sys", "no_such_module", "os.path", "no.such.module", "os.no_such", "os.path.no_such"]
         [image]
         command = "no-such-program {socket}"
         image = "debian:12"
         [path]
         command = ["{dir}/made-by-setup", "{socket}"]
+        setup = ["./made-by-another"]
         """)
     )
     assert {name: subject.missing() for name, subject in found.items()} == {
         "program": "no-such-program, no-such-tool",
-        "module": "no_such_module",
+        "module": "no_such_module, no.such.module, os.no_such, os.path.no_such",
         "image": "",
         "path": "",
     }
+
+
+@pytest.mark.skipif(not os.path.exists("/usr/sbin/ldconfig"), reason="needs ldconfig in /usr/sbin")
+def test_a_program_in_a_directory_of_servers_is_not_missing_for_who_has_it_not_in_path(monkeypatch):
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    assert Subject("ldconfig {socket}").missing() == ""
 
 
 @pytest.mark.parametrize(
@@ -276,42 +285,147 @@ def test_what_is_not_installed_is_missing(write):
     [
         ('{}\ncolour = "red"\nage = 3', "the subject mine has age, colour, which no subject has (EINVAL)"),
         ('[mine]\nping = "echo"', "the subject mine has no command (EINVAL)"),
-        ('[mine]\ncommand = ""', "a subject has a command (EINVAL): write it after --"),
+        *(
+            (
+                f"{{}}\n{key} = {value}",
+                f"the subject mine: {key}: the command {command} names no program (EINVAL): "
+                "its first word is to be one",
+            )
+            for key, value, command in (
+                ("setup", "[[]]", "[]"),
+                ("setup", '[""]', "[]"),
+                ("setup", '["true", ["", "x"]]', "['', 'x']"),
+                ("version", '[""]', "['']"),
+                ("root_command", '" "', "[]"),
+            )
+        ),
+        (
+            '[mine]\ncommand = ""',
+            "the subject mine: command: the command [] names no program (EINVAL): its first word is to be one",
+        ),
         ("[mine]\ncommand = 3", "the subject mine has a command that is not a text or a list of texts (EINVAL)"),
         (
             '[mine]\ncommand = "mine --port 0"',
-            "the command 'mine --port 0' is not told which path it is to serve (EINVAL): "
+            "the subject mine: the command 'mine --port 0' is not told which path it is to serve (EINVAL): "
             "write {socket} in the command where the path belongs",
         ),
-        ('{}\nping = "pong"', f"no ping is called 'pong' (EINVAL): there are {', '.join(PRESETS)}"),
+        (
+            '{}\nroot_command = "mine --user nobody"',
+            "the subject mine: the root_command 'mine --user nobody' is not told which path it is to serve (EINVAL): "
+            "write {socket} in the command where the path belongs",
+        ),
+        ('{}\nping = "pong"', f"the subject mine: no ping is called 'pong' (EINVAL): there are {', '.join(PRESETS)}"),
         *((f"{{}}\nping = {ping}", NO_PING) for ping in ("3", '{sned="x"}', '{send="x"}', '{expect="\\u20ac"}')),
-        ('{}\ntype = "raw"', "no type of socket is called 'raw' (EINVAL): there are stream, dgram, seqpacket"),
+        (
+            '{}\ntype = "raw"',
+            "the subject mine: no type of socket is called 'raw' (EINVAL): there are stream, dgram, seqpacket",
+        ),
         ('{}\nsetup = "init"', "the subject mine has a setup that is not a list of commands (EINVAL)"),
         ("{}\nfiles = {a = 1}", "the subject mine has a files that is not a table of texts (EINVAL)"),
         ('{}\nlogs = "log"', "the subject mine has a logs that is not a list of texts (EINVAL)"),
         (
             '{}\nskips = {x = "y"}',
-            f"no probe is called 'x', which the subject skips (EINVAL): there are {', '.join(VERDICTS)}",
+            "the subject mine: no probe is called 'x', which the subject skips (EINVAL): "
+            f"there are {', '.join(VERDICTS)}",
         ),
         (
             '[mine]\ncommand = "mine \'{socket}"',
-            '"mine \'{socket}" is no command: No closing quotation (EINVAL): its words are taken apart as by a shell',
+            'the subject mine: command: "mine \'{socket}" is no command: No closing quotation (EINVAL): '
+            "its words are taken apart as by a shell",
         ),
         ("{}\nskips = 3", "the subject mine has a skips that is not a table of texts (EINVAL)"),
         ('{}\nstart_limit = "60"', "the subject mine has a start_limit that is not a number (EINVAL)"),
         ("{}\nstart_limit = true", "the subject mine has a start_limit that is not a number (EINVAL)"),
         *(
-            (f"{{}}\nstart_limit = {limit}", f"a start takes no {limit} seconds (EINVAL): give a number above 0")
+            (
+                f"{{}}\nstart_limit = {limit}",
+                f"the subject mine: start_limit: a start takes no {limit} seconds (EINVAL): give a number above 0",
+            )
             for limit in ("0", "-1", "inf", "nan")
         ),
         ("{}\nget = true", "the subject mine has a get that is not a text (EINVAL)"),
-        ("mine = 3", "PATH: mine is no table (EINVAL): each subject is a table, as in [redis]"),
-        ("[mine", f"PATH: Expected ']' at the end of a table declaration (at end of document) (EINVAL): {NO_FILE}"),
-        ("\xff", f"PATH: 'utf-8' codec can't decode byte 0xff in position 0: invalid start byte (EINVAL): {NO_FILE}"),
+        *(
+            (
+                f"{{}}\nsocket_name = {name}",
+                "the subject mine has a socket_name that is not the name of a file (EINVAL)",
+            )
+            for name in ('""', '"."', '".."', '"a/b"', '"/a"', '"a\\u0000b"')
+        ),
+        *(
+            (f'{{}}\nfiles = {{ "{name}" = "x" }}', f"the subject mine: files: {name!r} is no file's name{NO_NAME}")
+            for name in ("", "..", "/tmp/x", "../../../x", "sub/dir/x")
+        ),
+        *(
+            (
+                f'{{}}\nenv = {{ "{name}" = "x" }}',
+                f"the subject mine: env: no environment can hold the variable {name!r} with 'x'{NO_VARIABLE}",
+            )
+            for name in ("", "A=B")
+        ),
+        (
+            '{}\nenv = { A = "a\\u0000b" }',
+            f"the subject mine: env: no environment can hold the variable 'A' with 'a\\x00b'{NO_VARIABLE}",
+        ),
+        *(
+            (
+                f"{{}}\n{key} = {value}",
+                f"the subject mine: {key}: the word 'a\\x00b' of the command holds a NUL (EINVAL): "
+                "a program's words end there",
+            )
+            for key, value in (
+                ("setup", '[["x", "a\\u0000b"]]'),
+                ("version", '["x", "a\\u0000b"]'),
+                ("root_command", '["x", "{socket}", "a\\u0000b"]'),
+            )
+        ),
+        *(
+            (
+                f'{{}}\nmodules = ["{name}"]',
+                f"the subject mine: modules: {name!r} is no module's name (EINVAL): write it as Python imports it",
+            )
+            for name in ("", "a..b", "a b", "python-dateutil")
+        ),
+        ("mine = 3", "mine is no table (EINVAL): each subject is a table, as in [redis]"),
+        ("[mine", f"Expected ']' at the end of a table declaration (at end of document) (EINVAL): {NO_FILE}"),
+        ("\xff", f"'utf-8' codec can't decode byte 0xff in position 0: invalid start byte (EINVAL): {NO_FILE}"),
     ],
 )
 def test_what_is_refused(write, text, said):
-    assert refusal(write(text.replace("{}", '[mine]\ncommand = "mine {socket}"'))) == f"service: {said}"
+    assert refusal(write(text.replace("{}", '[mine]\ncommand = "mine {socket}"'))) == f"service: PATH: {said}"
+
+
+@pytest.mark.parametrize("name", ["..", "a/b", "a\0b"])
+def test_a_name_that_is_none_is_refused_from_python_too(name):
+    for given in ({"socket_name": name}, {"files": {name: ""}}):
+        with pytest.raises(ServiceError, match="is no file's name"):
+            Subject(["mine", "{socket}"], **given)
+
+
+def test_a_ping_that_all_answers_would_do_for_is_none():
+    with pytest.raises(ServiceError, match="the ping expects nothing"):
+        Subject(["mine", "{socket}"], ping=Ping(b"x", b""))
+
+
+@pytest.mark.parametrize("field", [{"setup": ["sh -c 'echo {socket} > c'"]}, {"files": {"c": "{parent}"}}])
+def test_the_path_may_be_told_by_what_is_done_before_the_start(field):
+    assert Subject(["mine", "{dir}/c"], root_command=["mine", "-u", "nobody", "{dir}/c"], **field)
+
+
+def test_a_program_that_is_there_and_cannot_be_started_is_not_missing(tmp_path, monkeypatch):
+    (tmp_path / "plain").write_text("")
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert [Subject([word, "{socket}"]).missing() for word in ("plain", f"{tmp_path}/plain", str(tmp_path))] == [""] * 3
+    assert Subject([f"{tmp_path}/plain/below", "{socket}"]).missing() == f"{tmp_path}/plain/below"
+
+
+def test_a_working_directory_that_is_gone_is_told_where_it_matters(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tmp_path.rmdir()
+    assert Subject(["/opt/mine", "{socket}"]).command[0] == "/opt/mine"
+    with pytest.raises(ServiceError) as caught:
+        Subject(["./mine", "{socket}"])
+    reason = "this directory is gone (EINVAL): go to one that is there, or give the program's whole path"
+    assert str(caught.value) == f"service: command: './mine' leads nowhere: {reason}"
 
 
 def test_a_file_that_is_not_there(tmp_path):

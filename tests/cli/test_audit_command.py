@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -157,6 +157,16 @@ def test_a_program_that_its_user_may_not_run_is_skipped_with_why(audit, director
     assert done.returncode == 1
 
 
+def test_a_program_that_is_there_and_is_none_is_told_with_what_it_is(audit, directory):
+    for outer in (directory, directory.parent):
+        outer.chmod(0o711)
+    (directory / "plain").touch()
+    for name, reason in (("plain", "it is not executable: chmod +x"), (".", "it is a directory")):
+        done = audit("--only", "term-cleanup", command=[f"{directory}/{name}", "{socket}"])
+        why = found(done)["term-cleanup"]["why"]
+        assert why.startswith(f"agent: {directory}/{name}: Permission denied (EACCES): {reason}")
+
+
 def test_a_program_may_be_named_from_where_one_is(audit, directory, planted):
     for outer in (directory, directory.parent):
         outer.chmod(0o711)
@@ -226,6 +236,12 @@ def test_start_limit_is_how_long_a_start_may_take(audit, cli, planted, directory
 def test_setup_is_run_in_its_directory_before_each_first_start_in_order(audit, planted):
     command = ["sh", "-c", 'test "$(cat made)" = 12 && exec "$@"', "sh", *planted()]
     setup = ("--setup", "sh -c 'printf 1 > made'", "--setup", "sh -c 'printf 2 >> {dir}/made'")
+    assert outcomes(audit(*setup, "--only", "fresh-start", command=command)) == {"fresh-start": "listens"}
+
+
+def test_setup_may_be_what_tells_the_server_its_path(audit, planted):
+    setup = ("--setup", "sh -c 'echo {socket} > path'")
+    command = ["sh", "-c", f'exec {shlex.join(planted()[:-1])} "$(cat "$0")"', "{dir}/path"]
     assert outcomes(audit(*setup, "--only", "fresh-start", command=command)) == {"fresh-start": "listens"}
 
 
@@ -299,12 +315,21 @@ UNASKED = "is for a command, and none is given (EINVAL): write {socket} in the c
         (["--ping", "echo", "--", "redis"], f"--ping {UNASKED}"),
         (["--setup", "true", "--", "redis"], f"--setup {UNASKED}"),
         (["--root-command", "true", "--", "redis"], f"--root-command {UNASKED}"),
-        (["--start-limit", "0", *WORDS], "a start takes no 0 seconds (EINVAL): give a number above 0"),
-        (["--start-limit", "nan", *WORDS], "a start takes no nan seconds (EINVAL): give a number above 0"),
+        (["--start-limit", "0", *WORDS], "start_limit: a start takes no 0 seconds (EINVAL): give a number above 0"),
+        (["--start-limit", "nan", *WORDS], "start_limit: a start takes no nan seconds (EINVAL): give a number above 0"),
         (["--user", "no-such-user", *WORDS], "no user is called 'no-such-user' (EINVAL): give the "
          "name of one that /etc/passwd has"),
-        *((words, f"{words[1]!r} is no command: No closing quotation (EINVAL): its words are taken apart as by a shell")
+        *((words, f"{words[0][2:].replace('-', '_')}: {words[1]!r} is no command: No closing quotation (EINVAL): "
+           "its words are taken apart as by a shell")
           for words in (["--setup", "'", *WORDS], ["--root-command", "a 'b", *WORDS])),
+        *((words, f"{key}: the command {command} names no program (EINVAL): its first word is to be one")
+          for words, key, command in ((["--setup", "", *WORDS], "setup", "[]"),
+                                      (["--root-command", " ", *WORDS], "root_command", "[]"),
+                                      (["--", "", "{socket}"], "command", "['', '{socket}']"))),
+        (["--root-command", "server -u nobody", *WORDS], "the root_command 'server -u nobody' is not told which path "
+         "it is to serve (EINVAL): write {socket} in the command where the path belongs"),
+        (["--ping", "hello", "", *WORDS], "the ping expects nothing, which all answers have (EINVAL): give what is to "
+         "be in the answer"),
         (["--json", "-", "--html", "-", *WORDS], "two forms cannot be written to the same place "
          "(EINVAL)"),
     ],
@@ -344,10 +369,10 @@ def test_a_file_of_subjects_that_cannot_be_used_is_told_with_its_name(main_here,
         assert complaint(main_here("audit", "--subjects", path), status=2) == f"udslab: {path}: {reason}"
     for text, reason in (
         ("x", ": it is to be a TOML file, with a table for each subject"),
-        ("", f"{file} names no subjects (EINVAL): each subject is a table, as in [redis]"),
+        ("", f"{file}: it names no subjects (EINVAL): each subject is a table, as in [redis]"),
         ("x = 1", f"{file}: x is no table (EINVAL): each subject is a table, as in [redis]"),
-        ("[x]", "the subject x has no command (EINVAL)"),
-        ("[x]\ncommand = 'a {socket}'\nport = 1", "the subject x has port, which no subject has (EINVAL)"),
+        ("[x]", f"{file}: the subject x has no command (EINVAL)"),
+        ("[x]\ncommand = 'a {socket}'\nport = 1", f"{file}: the subject x has port, which no subject has (EINVAL)"),
         (MISSING + "image = 'debian'", "the subject missing runs in a container, and this command audits processes of "
          "this machine (EINVAL): put it through uds_audit, in a test"),
     ):  # fmt: skip
@@ -439,16 +464,42 @@ def test_a_file_that_cannot_be_written_is_told_before_anything_is_audited(audit,
     assert not (directory / "run").exists()
 
 
-def test_a_file_that_takes_nothing_is_told_with_its_name(audit, complaint):
-    line = complaint(audit("--only", "fresh-start", "--json", "/dev/full", command=["false", "{socket}"], printed=True))
-    assert line == "udslab: /dev/full: No space left on device (ENOSPC)"
+def test_what_cannot_be_written_at_the_end_is_told_and_all_else_is_printed_and_written(audit, directory):
+    reports = directory / "reports"
+    for place, mode in ((directory.parent, 0o711), (directory, 0o777)):
+        place.chmod(mode)
+    reports.mkdir()
+    files = ("--json", "/dev/full", "--html", f"{reports}/card", "--markdown", f"{directory}/card")
+    done = audit(*files, "--setup", f"rm -rf {reports}", "--only", "term-cleanup", printed=True)
+    assert b"term-cleanup                removed" in done.stdout
+    assert "Nothing fails, nothing warns." in (directory / "card").read_text()
+    assert done.stderr.decode().splitlines() == [
+        "udslab: /dev/full: No space left on device (ENOSPC): what was to be written is lost",
+        f"udslab: {reports}/card: No such file or directory (ENOENT): what was to be written is lost",
+    ]
+    assert done.returncode == 2
+
+
+def test_a_file_is_written_when_nobody_reads_what_is_printed(audit, complaint, broken_pipe, directory):
+    done = audit("--only", "term-cleanup", "--json", directory / "card", stdout=broken_pipe, printed=True)
+    assert complaint(done) == "udslab: standard output: Broken pipe (EPIPE): what was to be printed is lost"
+    assert json.loads((directory / "card").read_text())["findings"][0]["outcome"] == "removed"
+
+
+def test_another_name_of_standard_output_is_standard_output(audit, directory):
+    for name in ("/dev/stdout", "/proc/self/fd/1"):
+        done = audit("--only", "term-cleanup", "--json", name, printed=True, redirect=f">{directory}/printed")
+        assert done.stderr == b""
+        assert json.loads((directory / "printed").read_text())["findings"][0]["outcome"] == "removed"
 
 
 def test_without_jinja2_there_is_no_html_and_that_is_told_before(audit, complaint, directory):
     (directory / "jinja2.py").write_text("raise ImportError('not here')\n")
     shadow = {"PYTHONPATH": f"{directory}:{Path(udslab.__file__).parent.parent}"}
-    line = complaint(audit("--html", "-", set=shadow, printed=True))
-    assert line == "udslab: report: jinja2 is not installed (ENOTSUP): pip install 'pytest-udslab[report]'"
+    for file in ("-", directory / "card.html"):
+        line = complaint(audit("--json", directory / "card.json", "--html", file, set=shadow, printed=True), status=2)
+        assert line == "udslab: service: --html: jinja2 is not installed (EINVAL): pip install 'pytest-udslab[report]'"
+    assert not list(directory.glob("card.*"))
 
 
 @pytest.mark.parametrize(
@@ -557,8 +608,8 @@ def start(variables, planted, marked, directory) -> Iterator[Callable[..., Runni
         outer.chmod(0o711)
     with contextlib.ExitStack() as processes:
 
-        def begin(traits: str, *options: str, setup: str = "") -> Running:
-            probes = ("-j1", "--only", "path-length", "regular-file")
+        def begin(traits: str, *options: str, setup: str = "", first: Sequence[str] = ("path-length",)) -> Running:
+            probes = ("-j1", "--only", *first, "regular-file")
             command = [sys.executable, "-m", "udslab", "audit", *probes, *options, "--", *planted(traits)]
             shell = ["sh", "-c", f'{setup}\nexec "$@"', "sh", *command]
             env = {**variables, "TMPDIR": str(directory), "UDSLAB_TEST": str(directory)}
@@ -602,6 +653,21 @@ def test_interrupted_it_prints_the_card_of_what_is_known(start):
     lines = running.process.output().splitlines()
     assert "1 findings:  X 0 fail  ! 0 warn  . 1 pass  i 0 info  - 0 skip" in lines
     assert INTERRUPTED[:-1] in lines
+
+
+@pytest.mark.parametrize(("first", "found"), [([], 0), (["path-length"], 1)])
+def test_interrupted_it_writes_what_is_known_and_nothing_over_an_older_report(start, directory, first, found):
+    reports = directory.parent / "old", directory.parent / "new"
+    reports[0].write_text("old")
+    running = start(WAITS, "--json", str(reports[0]), "--markdown", str(reports[1]), first=first)
+    running.process.send_signal(signal.SIGINT)
+    assert running.process.wait(30) == 130
+    if found:
+        assert len(json.loads(reports[0].read_text())["findings"]) == found
+        assert "path-length" in reports[1].read_text()
+    else:
+        assert reports[0].read_text() == "old"
+        assert not reports[1].exists()
 
 
 def test_started_with_nohup_it_goes_on_when_its_terminal_closes(start):

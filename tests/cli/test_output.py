@@ -169,3 +169,15 @@ def test_an_interrupted_command_ends_without_a_traceback(variables, path, make_s
         assert process.wait(10) == 130
         assert process.output() == ""
         connection.close()
+
+
+@pytest.mark.parametrize("module", ["argparse", "shlex"])
+@pytest.mark.parametrize(
+    "run", [["-m", "udslab"], ["-c", "from udslab.__main__ import main; raise SystemExit(main())"]]
+)
+def test_a_command_that_is_interrupted_while_it_is_imported_ends_without_a_traceback(variables, directory, module, run):
+    (directory / f"{module}.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    shadow = {**variables, "PYTHONPATH": f"{directory}:{variables['PYTHONPATH']}"}
+    command = [sys.executable, *run, "audit", "--list"]
+    done = subprocess.run(command, env=shadow, capture_output=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")

@@ -48,6 +48,34 @@ def test_each_fail_and_warning_is_there_with_its_evidence():
     assert "**second-instance: steals** (fail)\n  - two were started\n  - the path leads to the second\n" in page
 
 
+def test_a_page_that_gets_too_long_has_the_whole_evidence_of_fails_and_a_line_of_each_warning():
+    lines = [f"seen {number}" for number in range(50)]
+    findings = [finding("second-instance", "steals", lines), finding("race-over-stale", "races", lines)]
+    short, long = ([audit(f"server-{number}", findings) for number in range(size)] for size in (1, 200))
+    fail, warning = ("  - " + "\n  - ".join(lines) + "\n" + end for end in ("- <a", ""))
+    page = scorecard_markdown(short, DAY)
+    assert (page.count(fail), page.count(f"(warn)\n{warning}")) == (1, 1)
+    assert "--html" not in page
+    page = scorecard_markdown(long, DAY)
+    assert (page.count(fail), page.count("(warn)\n  - seen 49\n\n")) == (200, 199)
+    assert "The rest is in what `udslab audit --html` writes." in page
+
+
+def test_a_warning_of_which_nothing_is_told_has_no_line_on_a_long_page():
+    page = scorecard_markdown([audit("server", [finding("race-over-stale", "races")])] * 2000, DAY)
+    assert "The rest is in" in page
+    assert "races** (warn)\n\n" in page
+
+
+def test_a_page_of_somebody_elses_repository_leads_nowhere_else_and_one_of_the_docs_to_its_neighbours():
+    audits = many() * 9
+    page, ours = scorecard_markdown(audits, DAY), scorecard_markdown(audits, DAY, in_docs=True)
+    assert {target[0] for target in re.findall(r"\]\(([^)]+)\)", page)} == {"#"}
+    assert "What the probes do: `udslab audit --list`." in page
+    named = {f"audit.md#{probe}" for probe in VERDICTS}
+    assert set(re.findall(r"\]\(([^#)][^)]*)\)", ours)) == {"audit.md", "scoreboard.html", *named}
+
+
 def test_a_subject_without_trouble_and_one_that_could_not_be_had():
     page = scorecard_markdown(
         [audit("one", [finding("half-close", "answers")]), audit("two", why="not installed")], DAY

@@ -88,6 +88,27 @@ def test_of_several_there_is_a_matrix_of_one_character_for_each_verdict():
     ]
 
 
+def test_why_one_is_missing_in_the_matrix_stands_whole_below_it(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    one = audit("one", [finding("second-instance", "steals")])
+    why = "knotd is not installed: from Debian 13 on: apt-get install knot knot-dnsutils knot-module-dnstap"
+    assert printed(one, audit("knot", why=why), audit("nsd", why="nsd is not installed")).splitlines() == [
+        "                          f  fail warn",
+        "one                       X     1",
+        "knot                      not audited: see below",
+        "nsd                       not audited: see below",
+        "",
+        "f second-instance",
+        "",
+        "knot: not audited: knotd is not installed: from Debian 13 on: apt-get install",
+        "  knot knot-dnsutils knot-module-dnstap",
+        "nsd: not audited: nsd is not installed",
+        "",
+        "3 subjects",
+        "1 findings:  X 1 fail  ! 0 warn  . 0 pass  i 0 info  - 0 skip",
+    ]
+
+
 def test_the_matrix_has_a_legend_with_every_probe():
     shown = printed(*many(3))
     for probe in VERDICTS:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from udslab.audit.scene import Server, User
+from udslab.audit.subject import search_path
 from udslab.errors import AccessDenied, ServiceError
 from udslab.scratch import remove_tree, scratch_directory, short_parent
 from udslab.zygote import Zygote
@@ -116,6 +117,7 @@ class ProcessHost:
         """See :class:`~udslab.audit.scene.Host`."""
         user = None if as_root or self.user is None else self.user
         who = user and {"uid": user.uid, "gid": user.gid, "groups": list(user.groups)}
+        env = {**env, "PATH": search_path(env)}
         try:
             return self._zygote.supervise(command, env=env, cwd=cwd, umask=umask, user=who, at=at)
         except AccessDenied as error:

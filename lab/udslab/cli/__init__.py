@@ -12,8 +12,7 @@ from contextlib import suppress
 from importlib import import_module
 
 import udslab
-from udslab.address import printable
-from udslab.cli.options import Unusable
+from udslab.cli.options import Unusable, reason, told
 from udslab.errors import AddressError, ServiceError, UdsError
 
 __all__ = ["main"]
@@ -37,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if error.filename is None and error.errno in _WRITE_FAILED:
             code = _cannot_print(error)
         else:
-            code = _complain(f"{_where(error)}{_reason(error)}", 2 if isinstance(error, Unusable) else 1)
+            code = _complain(told(error), 2 if isinstance(error, Unusable) else 1)
     except KeyboardInterrupt:
         code = 130
     try:
@@ -76,19 +75,9 @@ def _complain(error: object, code: int) -> int:
     return code
 
 
-def _where(error: OSError) -> str:
-    return f"{printable(os.fsencode(error.filename))}: " if isinstance(error.filename, (str, bytes)) else ""
-
-
-def _reason(error: OSError) -> str:
-    if error.errno is None:  # as a TimeoutError of the socket module
-        return str(error) or type(error).__name__
-    return f"{error.strerror} ({errno.errorcode.get(error.errno, error.errno)})"
-
-
 def _cannot_print(error: OSError) -> int:
     _discard(1)
-    return _complain(f"standard output: {_reason(error)}: what was to be printed is lost", 1)
+    return _complain(f"standard output: {reason(error)}: what was to be printed is lost", 1)
 
 
 def _discard(fd: int) -> None:

@@ -21,8 +21,9 @@ from udslab.audit.ping import PRESETS, Ping
 from udslab.audit.probes import PROBES
 from udslab.audit.subject import Subject
 from udslab.audit.verdicts import Verdict
-from udslab.cli.options import Commands, add_type, named_files
-from udslab.errors import ServiceError
+from udslab.cli.forms import is_standard_output, try_out, write
+from udslab.cli.options import Commands, add_type, named_files, told
+from udslab.errors import ServiceError, Unsupported
 from udslab.report.progress import progress
 from udslab.report.scorecard import print_scorecard, scorecard_html, scorecard_markdown
 from udslab.report.terminal import print_table
@@ -35,8 +36,8 @@ _MOST_JOBS = 64
 _EPILOG = """\
 In COMMAND, {socket} stands for the path, {parent} and {name} for its directory and its last part, {dir} for a scratch
 directory of each instance, in which it is started. The server runs as an ordinary user: nobody, if this is root.
-Exit status: 0 no probe has failed, 1 one has, or none could be played, or a server does not start, 2 wrong use, 130
-interrupted, 129 and 143 by SIGHUP and SIGTERM; what is known by then is printed."""
+Exit status: 0 no probe has failed, 1 one has, or none could be played, or a server does not start, 2 wrong use, or a
+file could not be written, 130 interrupted, 129 and 143 by SIGHUP and SIGTERM; what is known by then is printed."""
 
 
 def add_parser(commands: Commands) -> None:
@@ -129,14 +130,15 @@ def run(options: argparse.Namespace) -> int:
             for subject, finding in work:
                 advance(f"{subject.name}: {finding.probe}")
     except _Ended as end:
-        _tell(forms, crew.audits())
+        _tell(forms, crew.audits(), whole=False)
         print("udslab: interrupted: the probes that had not ended are missing", file=sys.stderr)
         return 128 + end.number
     except BaseException:
-        _tell(forms, crew.audits())  # nothing of what is known is lost
+        _tell(forms, crew.audits(), whole=False)  # nothing of what is known is lost
         raise
     audits = crew.audits()
-    _tell(forms, audits)
+    if not _tell(forms, audits):
+        return 2
     findings = [finding for audit in audits for finding in audit.findings]
     if all(finding.verdict is Verdict.SKIP for finding in findings):
         return 1
@@ -165,33 +167,45 @@ def _forms(options: argparse.Namespace) -> dict[str, _Form]:
 
     Raises what would make the audit vain: a file that cannot be written, a program that is needed."""
     given = ((options.json, _as_json), (options.html, scorecard_html), (options.markdown, scorecard_markdown))
-    asked = [(file, form) for file, form in given if file is not None]
+    asked = [("-" if is_standard_output(file) else file, form) for file, form in given if file is not None]
     forms = dict(asked)
     if len(forms) < len(asked):
         raise ServiceError("two forms cannot be written to the same place")
-    for file, form in forms.items():
-        form([])
+    try:
+        for form in forms.values():
+            form([])
+    except Unsupported as error:
+        raise ServiceError(f"--html: {error.strerror}", error.hint) from error
+    for file in forms:
         if file != "-":
-            open(file, "a").close()  # what is in it stays until there is something better
+            try_out(file)
     return forms
 
 
-def _tell(forms: Mapping[str, _Form], audits: Sequence[Audit]) -> None:
-    for file, form in forms.items():
-        _write(file, form(audits))
-    if "-" not in forms:
-        print_scorecard(audits)
+def _tell(forms: Mapping[str, _Form], audits: Sequence[Audit], *, whole: bool = True) -> bool:
+    """Print the score card, and write each form that can be written. Whether all could be.
 
-
-def _write(file: str, text: str) -> None:
-    if file == "-":
-        sys.stdout.write(text)
-        return
+    What was not played to its end, and has found nothing, does not take the place of what another audit has found."""
+    found = whole or any(audit.findings for audit in audits)
     try:
-        with open(file, "w", encoding="utf-8") as out:
-            out.write(text)
-    except OSError as error:  # which would not say where
-        raise OSError(error.errno, error.strerror, file) from None
+        if "-" in forms:
+            sys.stdout.write(forms["-"](audits))
+        else:
+            print_scorecard(audits)
+        sys.stdout.flush()
+    finally:  # whoever reads that may have gone
+        files = [(file, form(audits)) for file, form in forms.items() if file != "-" and found]
+        written = [_is_written(file, text) for file, text in files]
+    return all(written)
+
+
+def _is_written(file: str, text: str) -> bool:
+    try:
+        write(file, text)
+    except OSError as error:
+        print(f"udslab: {told(error)}: what was to be written is lost", file=sys.stderr)
+        return False
+    return True
 
 
 def _as_json(audits: Sequence[Audit]) -> str:

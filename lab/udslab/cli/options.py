@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from udslab.address import printable
 from udslab.errors import UdsError
 from udslab.socktype import SocketType
 
-__all__ = ["Unusable", "add_json", "add_type", "address", "named_files", "seconds"]
+__all__ = ["Unusable", "add_json", "add_type", "address", "named_files", "reason", "seconds", "told"]
 
 _MOST_SECONDS = 1_000_000
 
@@ -63,3 +65,17 @@ def named_files() -> Iterator[None]:
         raise
     except OSError as error:
         raise Unusable(error.errno, error.strerror, error.filename) from error
+
+
+def told(error: OSError) -> str:
+    """An error that is none of the lab's own, in a line: the path, if it has one, and why."""
+    if not isinstance(error.filename, (str, bytes)):
+        return reason(error)
+    return f"{printable(os.fsencode(error.filename))}: {reason(error)}"
+
+
+def reason(error: OSError) -> str:
+    """What the kernel says, with the errno's name."""
+    if error.errno is None:  # as a TimeoutError of the socket module
+        return str(error) or type(error).__name__
+    return f"{error.strerror} ({errno.errorcode.get(error.errno, error.errno)})"

@@ -11,7 +11,7 @@ from udslab.audit.findings import Audit
 from udslab.audit.verdicts import Verdict
 from udslab.report.scorecard.model import Cell, Row, Scorecard
 from udslab.report.terminal import printer
-from udslab.report.text import WIDTH, cut, folded
+from udslab.report.text import cut, folded
 
 __all__ = ["print_scorecard"]
 
@@ -80,7 +80,7 @@ def _print_matrix(card: Scorecard, print_line: Print, print_letters: Print) -> N
     for row in card.rows:
         name = cut(row.name, _NAME - 2).ljust(_NAME)
         if row.why:
-            print_line([name, cut(f"not audited: {row.why}", WIDTH - _NAME)], "")
+            print_line([name, "not audited: see below"], "")
             continue
         counts = "".join(f"{row.counts[verdict] or '':>5}" for verdict in (Verdict.FAIL, Verdict.WARN))
         print_line([name, *_blocks([_SIGNS[cell.verdict] for cell in row.cells]), f" {counts}".rstrip()], "")
@@ -90,6 +90,11 @@ def _print_matrix(card: Scorecard, print_line: Print, print_letters: Print) -> N
     for number in range(height):
         print_letters(["".join(entry.ljust(27) for entry in legend[number::height]).rstrip()], "")
     print_line([], "")
+    unaudited = [row for row in card.rows if row.why]
+    for row in unaudited:
+        _print_folded(f"{cut(row.name, _NAME - 2)}: not audited: {row.why}", print_line, first="")
+    if unaudited:
+        print_line([], "")
     print_line([f"{len(card.rows)} subjects"], "")
     print_line(_counted(card.counts), "")
 
@@ -111,6 +116,6 @@ def _counted(counts: Counter[Verdict]) -> list[str]:
     return cells
 
 
-def _print_folded(text: str, print_line: Print, indent: int = 2) -> None:
-    for line in folded(text, " " * indent):
+def _print_folded(text: str, print_line: Print, indent: int = 2, first: str | None = None) -> None:
+    for line in folded(text, " " * indent, first):
         print_line([line], "")

@@ -151,7 +151,8 @@ def _said(error: OSError | pytest.FixtureLookupError) -> str:
 
 def _keep(directory: str, target: str, but: str | None) -> list[str]:
     """Copy the files, and say of the others what they are; a line each. ``but``: one that is told of elsewhere."""
-    from udslab.state import status  # see fixtures.uds
+    from udslab.report.text import clean  # see fixtures.uds
+    from udslab.state import status
 
     lines = []
 
@@ -179,4 +180,4 @@ def _keep(directory: str, target: str, but: str | None) -> list[str]:
                     lines.append(f"{name}: {info.st_size} bytes")
             except OSError as error:
                 lines.append(f"{name}: {error.strerror}")
-    return [f"a copy of its files is kept in {target}", *lines] if lines else []
+    return [f"a copy of its files is kept in {target}", *map(clean, lines)] if lines else []

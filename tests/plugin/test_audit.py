@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -121,6 +123,35 @@ def test_a_failure_is_the_evidence_and_no_traceback(inner):
     assert "FAILED test_x.py::test_it[regular-file] - Failed: server: regular-file: del" in text
 
 
+def test_what_a_server_has_said_does_nothing_to_the_terminal(inner):
+    source = """
+        from udslab.audit import Subject
+
+        SAYS = r"import os, sys; os.write(1, b'\\x1b[2J\\x1b]0;mine\\x07caf\\xc3\\xa9\\n'); sys.exit(1)"
+
+        @pytest.mark.parametrize("uds_audit", ["fresh-start", "term-cleanup"], indirect=True)
+        def test_it(uds_audit): uds_audit(Subject(["python3", "-S", "-E", "-c", SAYS, "{socket}"], name="server"))
+    """
+    result = inner(source, "-rs")
+    result.assert_outcomes(failed=1, skipped=1)
+    text = result.stdout.str()
+    assert text.count(r"its last line: \x1b[2J\x1b]0;mine\x07café") == 2
+    assert "\x1b" not in text
+
+
+@pytest.mark.parametrize("workers", [(), ("-n", "1")])
+def test_a_path_that_is_not_utf_8_is_told_with_a_backslash(inner, workers):
+    with scratch_directory(tempfile.gettempdir()) as top:
+        place = os.path.join(top, os.fsdecode(b"caf\xe9"))
+        os.mkdir(place)
+        for directory in (place, top, os.path.dirname(top)):
+            os.chmod(directory, 0o755)
+        source = f"import tempfile; tempfile.tempdir = {place!r}\n{WARNED}"
+        options = ("--uds-audit-fail-on=warn", *workers)
+        inner(source, *options, plugins=("xdist",), forked=True).assert_outcomes(failed=1)
+    inner.result.stdout.fnmatch_lines([r"  */caf\udce9/udslab-*/again/sock: stale*"])
+
+
 def test_the_finding_is_given_and_its_facts_can_be_asserted(inner):
     body = "finding = uds_audit(server()); assert finding.outcome == 'listens'; assert finding.verdict == 'pass'; "
     body += "assert finding.facts['modes']['077'] == '0700'; assert finding.evidence; assert finding.seconds > 0"
@@ -165,7 +196,7 @@ def test_the_command_line_wins_over_the_ini_file(inner):
 def test_wrong_words_for_it_are_told(inner):
     result = inner(WARNED, "-o", "uds_audit_fail_on=info")
     result.assert_outcomes(errors=1)
-    assert inner.errors()[-1] == "pytest.UsageError: uds_audit_fail_on is one of fail, warn, not 'info'"
+    assert "uds_audit_fail_on is one of fail, warn, not 'info'" in result.outlines
     result = inner(WARNED, "--uds-audit-fail-on=info")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert "argument --uds-audit-fail-on: invalid choice: 'info'" in result.stderr.str()
@@ -218,6 +249,34 @@ def test_what_a_project_accepts_passes_without_a_warning(inner):
     result.stdout.fnmatch_lines(["server: symlink-dangling: link-replaced (warn)"])
 
 
+ACCEPTED = "[tool.udslab.audit]\nterm-cleanup = ['left']\n"
+
+
+@pytest.mark.parametrize(
+    ("ini", "options"),
+    [
+        ("tests/pytest.ini", ("tests",)),  # which makes tests/ the root
+        ("conf/p.ini", ("-c", "conf/p.ini", "tests")),
+        ("pytest.ini", ("--rootdir=/", "-c", "pytest.ini", "tests")),
+    ],
+)
+def test_it_is_read_wherever_pytest_has_its_root(inner, ini, options):
+    in_tests(inner)
+    inner.pytester.path.joinpath(ini).parent.mkdir(exist_ok=True)
+    inner.pytester.path.joinpath(ini).write_text("[pytest]\n")
+    accept(inner, ACCEPTED)
+    inner("", *options).assert_outcomes(passed=1)
+
+
+def test_the_nearest_one_that_has_it_counts_and_none_above_the_repository(inner):
+    accept(inner, ACCEPTED)
+    in_tests(inner).joinpath("pyproject.toml").write_text("[tool.udslab]\n")
+    options = ("--uds-audit-fail-on=warn", "--rootdir=tests", "tests")
+    inner("", *options).assert_outcomes(passed=1)
+    inner.pytester.mkdir("tests/.git")
+    inner("", *options).assert_outcomes(failed=1)
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
@@ -228,14 +287,37 @@ def test_what_a_project_accepts_passes_without_a_warning(inner):
          "refused-kept, deleted, hangs"),
         ("audit.directory = [['deleted']]", "[tool.udslab.audit]: directory has a list of some of: "
          "refused-kept, deleted, hangs"),
+        ("audit.directory = [3]", "[tool.udslab.audit]: directory has a list of some of: "
+         "refused-kept, deleted, hangs"),
         ("audit = ['deleted']", "[tool.udslab.audit] is a table: a probe, and the outcomes that are accepted"),
+        ("audit = 3", "[tool.udslab.audit] is a table: a probe, and the outcomes that are accepted"),
     ],
 )  # fmt: skip
 def test_what_no_probe_says_cannot_be_accepted(inner, text, reason):
-    accept(inner, f"[tool.udslab]\n{text}\n")
-    inner(one("directory")).assert_outcomes(errors=1)
-    told = inner.errors()[-1]
-    assert told == f"pytest.UsageError: {inner.pytester.path}/pyproject.toml: {reason}"
+    refuses(inner, f"[tool.udslab]\n{text}\n", reason)
+
+
+def test_what_is_no_table_of_a_project_is_told(inner):
+    refuses(inner, "[tool]\nudslab = 3\n", "[tool.udslab] is a table")
+    in_tests(inner).joinpath("pytest.ini").write_text("[pytest]\n")  # pytest itself reads no other
+    refuses(inner, "tool = 3\n", "[tool] is a table", "tests")
+    refuses(inner, "tool\n", "Expected '=' after a key in a key/value pair (at line 1, column 5)", "tests")
+
+
+def in_tests(inner) -> Path:
+    """A directory with the server, and a test that warns."""
+    tests = inner.pytester.mkdir("tests")
+    inner.pytester.path.joinpath("conftest.py").rename(tests / "conftest.py")
+    tests.joinpath("test_y.py").write_text(f"import pytest\n\n{WARNED}")
+    return tests
+
+
+def refuses(inner, text: str, reason: str, *options: str) -> None:
+    """It is one line, and no traceback."""
+    accept(inner, text)
+    inner(one("directory"), *options).assert_outcomes(errors=1)
+    assert f"{inner.pytester.path}/pyproject.toml: {reason}" in inner.result.outlines
+    assert inner.errors() == []
 
 
 # Whom it runs as, where, and what it leaves
@@ -285,6 +367,15 @@ def test_who_does_not_use_it_imports_the_names_of_its_probes_alone(inner):
         NAMES = ["udslab.audit", "udslab.audit.verdicts"]
     """
     inner(source, forked=True).assert_outcomes(passed=1)
+
+
+@pytest.mark.usefixtures("engine")
+def test_nobody_is_chosen_for_an_image(inner):
+    body = "uds_audit(server(image='udslab-base:debian-12'), user='nosuchuser')"
+    inner(one("fresh-start", body)).assert_outcomes(failed=1)
+    reason = "service: whom a server in a container runs as is not for the audit to say, and 'nosuchuser' is asked for"
+    hint = "leave out user=: it is who tests, or uid 10001 if that is root"
+    assert inner.errors() == [f"udslab.errors.ServiceError: {reason} (EINVAL): {hint}"]
 
 
 @pytest.fixture

@@ -113,6 +113,18 @@ def test_without_a_fixture_for_directories_a_test_fails_with_its_own_error(inner
     result.stdout.fnmatch_lines(["its files are not kept: there is no fixture tmp_path_factory"])
 
 
+def test_the_names_of_files_do_nothing_to_the_terminal(inner):
+    source = r"""
+        def test_it(make_uds_path):
+            open(make_uds_path("\x1b[2J"), "w").close()
+            assert not "mine"
+    """
+    result = inner(source)
+    result.assert_outcomes(failed=1)
+    assert r"\x1b[2J: 0 bytes" in result.outlines
+    assert "\x1b" not in result.stdout.str()
+
+
 @pytest.mark.parametrize("leaks", ["default", "warn"])
 def test_a_path_that_is_not_utf_8_is_told_by_a_worker_with_a_backslash(inner, leaks):
     source = """

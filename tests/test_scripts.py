@@ -13,6 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from udslab.audit.findings import Audit, Finding
+from udslab.audit.verdicts import Verdict
+
 ROOT = Path(__file__).parent.parent
 PYTHON = str(Path(getattr(sys, "_base_executable", sys.executable)))
 
@@ -52,31 +55,41 @@ def fake_python(directory: Path, name: str, source: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("installs", "audits", "code", "board"),
-    [(0, True, 0, "see .cache/bin/server\n"), (0, False, 1, None), (3, True, 3, None)],
+    ("installs", "audits", "code"),
+    [(0, True, 0), (0, False, 1), (3, True, 3)],
     ids=["all is well", "a crash", "a failed installation"],
 )
-def test_a_scoreboard_is_written_by_an_audit_alone_and_without_this_place(
-    script, directory, installs, audits, code, board
-):
+def test_a_scoreboard_is_written_by_an_audit_alone_and_without_this_place(script, directory, installs, audits, code):
     """Both that some servers fail and that Python does end with status 1."""
     for name in ("script", "docs", "environment/bin"):
         (directory / name).mkdir(parents=True)
     shutil.copy(ROOT / "script" / "scoreboard", directory / "script")
     fake_python(directory / "script", "subjects", f"echo installing; echo /bin; exit {installs}")
     fake_python(directory / "script", "environment", f"echo '{directory}/environment'")
-    writes = f"echo 'see {directory}/.cache/bin/server' > \"$2\""
+    steals = Finding("second-instance", "steals", Verdict.FAIL, evidence=(f"see {directory}/.cache/bin/server",))
+    (directory / "found").write_text(json.dumps([Audit({"name": "redis"}, (steals,)).as_dict()]))
     fake_python(
         directory / "environment" / "bin",
         "python",
         f"""[ "$1" != -c ] || exec echo redis
-while {str(audits).lower()} && [ $# -gt 0 ]; do case $1 in --markdown | --html) {writes} ;; esac; shift; done
+[ "$1" != - ] || PYTHONPATH='{ROOT}/lab' exec '{sys.executable}' "$@"
+{str(audits).lower()} || exit 1
+while [ $# -gt 0 ]; do case $1 in --json | --html) cp '{directory}/found' "$2" ;; esac; shift; done
 exit 1""",
     )
     assert script("scoreboard", root=directory).returncode == code
-    for name in ("scoreboard.md", "scoreboard.html"):
-        page = directory / "docs" / name
-        assert (page.read_text() if page.exists() else None) == board
+    pages = [page.read_text() for page in sorted((directory / "docs").iterdir())]
+    assert len(pages) == (2 if code == 0 else 0)
+    for page in pages:
+        assert "see .cache/bin/server" in page
+        assert str(directory) not in page
+
+
+def test_the_scoreboard_leads_to_the_docs_and_is_short_enough_to_be_shown_as_a_page():
+    page = (ROOT / "docs/scoreboard.md").read_bytes()
+    assert b"](audit.md#second-instance)" in page
+    assert b"](scoreboard.html)" in page
+    assert len(page) < 512_000, "GitHub shows it as plain text"
 
 
 # script/demo

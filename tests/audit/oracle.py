@@ -422,10 +422,11 @@ def _symlink(scene: Scene) -> set[str]:
             return "target-damaged"
         if kind == "socket" and link_kept(state) and scene.server(state) is start:
             return "starts-through-link"
-        if kind != "file" and state.at(target) and not target_kept(state):
-            return "target-created"
         if not link_kept(state):
             return "link-replaced" if state.at(scene.path) else "link-removed"
+        hangs = _refused(scene) == "hangs" and scene.server(state) is not start
+        if kind != "file" and not target_kept(state) and not hangs:
+            return "target-created" if state.at(target) else ""
         return _refused(scene)
 
     return scene.words(scene.calm(start), word)
@@ -525,8 +526,8 @@ _PROBES: dict[str, tuple[Callable[[Scene], set[str]], Callable[[Sequence[str]], 
     "stale-restart": (_restart, _same),
     "kill-main": (_kill_main, _same),
     "second-instance": (_second_instance, _same),
-    "second-stops": (_second_stops, _same),
-    "first-stops-after-steal": (_first_stops_after_steal, _same),
+    "second-stops": (_second_stops, lambda found: found[-1]),  # once more, if one has died of the signal
+    "first-stops-after-steal": (_first_stops_after_steal, lambda found: found[-1]),
     "regular-file": (_regular_file, _same),
     "symlink-to-file": (_symlink, _same),
     "symlink-dangling": (_symlink, _same),

@@ -7,6 +7,7 @@ output when it does, and ``waiting`` when it will never serve nor exit.
 
 import _thread
 import contextlib
+import ctypes
 import errno
 import fcntl
 import os
@@ -24,32 +25,37 @@ TRAITS = {  # the first choice of each is the perfect server's
     # What processes there are: a daemon's parent exits when it serves, or half a second late, or, where it has been
     # launched, three; workers have the listener, a helper has not; those that are tied end with the main process; those
     # of a group it leaves to end by themselves at SIGINT, as a terminal sends it to them, too.
-    # restarted: the main process starts the server anew when that is killed.
+    # restarted: the main process starts the server anew when that is killed. renewed: it has the listener, too, and
+    # forks a worker anew when that has ended. per-client: a child for each client, which keeps the listener, and waits
+    # a second for a request.
     "fork": (
         *("no", "daemon", "daemon-late", "daemon-launched", "daemon-twice"),
-        *("workers", "tied-workers", "group", "helper", "restarted"),
+        *("workers", "tied-workers", "group", "helper", "restarted", "renewed", "per-client"),
     ),
     # What is done about what is at the path. unlooked: bind alone decides. retry: as the first, for three seconds.
     # give-up: removes it, and fails then. truncate: leaves an empty file there, through a link. wait: for ever;
     # stubbornly: also when it is told to end. ask: as the first, and waits for an answer of whoever listens. elsewhere:
     # serves another path. take-over: tells whoever listens to end, and waits for it; take-over-late: when it has the
     # path. hand-over: has the listener from whoever listens, who serves nobody from then on. move-aside: keeps it under
-    # another name.
+    # another name. touch: it is made if it is not there, then removed.
     "exists": (
         *("replace-stale", "unlooked", "retry", "unlink", "unlink-socket", "unlink-all", "unlink-empty"),
         *("give-up", "truncate", "wait", "wait-stubbornly", "ask", "elsewhere"),
-        *("take-over", "take-over-late", "hand-over", "move-aside"),
+        *("take-over", "take-over-late", "hand-over", "move-aside", "touch"),
     ),
     # by-client: it removes its own file when it has a first client.
     "unlinked": ("at-the-end", "by-client"),
     # bound-anew: one whose path leads to nothing binds it once more, after three seconds. withdraws: a second after it
     # listens it looks whether the path is still its own, and ends if not.
     "lost": ("for-good", "bound-anew", "withdraws"),
-    "links": ("kept", "followed"),
+    # cleared: a stale socket is removed where it is, and bound where the link is.
+    "links": ("kept", "followed", "cleared"),
     # rename: bound beside the path. rename-out: bound in a new directory beside it. dot: bound as ./NAME. link: a link
-    # to what was bound is renamed into place.
-    "place": ("bind", "rename", "rename-out", "dot", "link"),
-    "parent": ("needed", "made", "awaited"),
+    # to what was bound is renamed into place. left: bound as NAME in a directory that it leaves then. descriptor: bound
+    # as /proc/self/fd/N/NAME, of a directory that it has open meanwhile.
+    "place": ("bind", "rename", "rename-out", "dot", "link", "left", "descriptor"),
+    # removed: at the end, with the socket.
+    "parent": ("needed", "made", "awaited", "removed"),
     "denied": ("refused", "chmod", "wait"),
     "long": ("refused", "cut-107", "cut-95", "cut-90", "relative", "wait"),
     # file: locked with flock for as long as it runs. awaited-file: the same, and waited for. exclusive-file: it exists,
@@ -57,14 +63,20 @@ TRAITS = {  # the first choice of each is the perfect server's
     "lock": ("directory", "none", "file", "awaited-file", "exclusive-file"),
     # some: what is in use is named, what cannot be is not. cut: by 95 bytes of its path at the most. escaped: as JSON
     # may write a slash. wrapped: in lines of 40 characters. coloured: within the path. real: by its realpath.
-    # beside: another file is named.
-    "errors": ("named", "some", "cut", "escaped", "wrapped", "coloured", "real", "beside", "unnamed", "silent"),
+    # ascii: as Python shows it. sentence: in Japanese. behind: 200,000 letters. beside: another file is named. banner:
+    # none is named, but each start says which path is to be served. name: only the path's last part is.
+    "errors": (
+        *("named", "some", "cut", "escaped", "wrapped", "coloured", "real", "ascii", "sentence", "behind"),
+        *("beside", "banner", "name", "unnamed", "silent"),
+    ),
     "refused": ("exit", "unlink", "chmod"),
-    "mode": ("umask", "0600", "0666", "0777"),
+    # umask-0666: less the umask from the file's first moment. late-0777: half a second after it serves.
+    "mode": ("umask", "umask-0666", "0600", "0666", "0777", "late-0777"),
     "type": ("stream", "dgram", "seqpacket"),
     "backlog": ("128", "5"),
-    # control: another one beside the path. private: another one in the directory in which it was started.
-    "sockets": ("one", "control", "private"),
+    # control: another one beside the path. private: another one in the directory in which it was started. hidden: one
+    # beside the path, before anything is locked, whose name goes at once.
+    "sockets": ("one", "control", "private", "hidden"),
     # leave: no handler. rebind: the path is bound once more, as by a restart that is cut short.
     "term": ("unlink-own", "unlink-any", "leave", "rebind", "ignore"),
     "int": ("unlink-own", "unlink-any", "leave", "rebind", "ignore"),
@@ -74,12 +86,17 @@ TRAITS = {  # the first choice of each is the perfect server's
     "request": ("echo", "ignore"),
     "banner": ("no", "yes"),
     # A client that has shut down its sending side is not answered. aborts: it has half a second to do so; hasty: it has
-    # done so when its request is read.
-    "half-close": ("answered", "aborts", "hasty"),
+    # done so when its request is read. impatient: it is answered, but who reads by SO_RCVTIMEO is interrupted when
+    # it is stopped and goes on (EINTR, signal(7)), and takes that for the client's end.
+    "half-close": ("answered", "aborts", "hasty", "impatient"),
     # A client goes without a word: dies writes to it (SIGPIPE); wedges waits for ever where that client was served;
     # ends exits with status 0, as if it had been asked to; lingers takes a tenth of a second to serve anybody.
-    # wears-out: of eight that serve it takes one.
-    "vanished": ("forgotten", "dies", "wedges", "ends", "lingers", "wears-out"),
+    # wears-out: of eight that serve it takes one. rests: the fiftieth takes 15 seconds to serve anybody.
+    "vanished": ("forgotten", "dies", "wedges", "ends", "lingers", "wears-out", "rests"),
+    # A client has said nothing for a second.
+    "silent": ("waited-for", "dies"),
+    # after-6: who has accepted so many clients ends, with status 0, 0.3 seconds later.
+    "retires": ("never", "after-6"),
     # blocking: accept(2) is called, and takes its descriptor, before anybody connects.
     "accept": ("polled", "blocking"),
     # No descriptor is left for accept.
@@ -87,6 +104,8 @@ TRAITS = {  # the first choice of each is the perfect server's
     # Between two clients: busy uses a processor. afresh: for 0.3 s when one that has asked has gone, and whoever asks
     # meanwhile is turned away.
     "rest": ("asleep", "busy", "afresh"),
+    # quits: it ends when it goes on.
+    "stopped": ("goes-on", "quits"),
     # Who becomes the user: a worker, while root's main process stays to tidy up; or the server, when it has bound or
     # before.
     "drop": ("worker", "after-bind", "before-bind"),
@@ -186,11 +205,13 @@ class Server:
         self.children = []
         self.alive = os.pipe()
         """Who reads it hears of the end of the main process."""
+        self.workers = os.pipe()
+        """Who serves a client has taken a byte of it."""
         self.listening = os.pipe()
         """Who reads it hears that it listens."""
         self.waiting_parent = None
-        self.workers = os.pipe()
-        """Who serves a client has taken a byte of it."""
+        self.vanished = 0
+        """How many clients have gone without a word."""
         self.handled = set()
         self.ready = 0.0
         """When it is ready for a next client."""
@@ -219,6 +240,8 @@ class Server:
                 wait_for_ever()
         if self.traits["links"] == "followed":
             self.path = os.path.realpath(self.path)
+        elif self.traits["links"] == "cleared" and os.path.islink(self.path):
+            os.unlink(os.path.realpath(self.path))
         if long.startswith("cut-"):
             self.path = os.fsdecode(os.fsencode(self.path)[: int(long[4:])])
         elif long == "relative":
@@ -272,6 +295,10 @@ class Server:
     def make_room(self, path):
         """Removes what is at the path, or raises OSError."""
         exists = self.traits["exists"]
+        if exists == "touch":
+            with contextlib.suppress(OSError):  # of a socket
+                os.close(os.open(path, os.O_WRONLY | os.O_CREAT))
+            remove(path)
         try:
             mode = os.lstat(path).st_mode
         except FileNotFoundError:
@@ -316,19 +343,36 @@ class Server:
         if self.traits["place"] == "dot":
             os.chdir(os.path.dirname(path))
             bound = os.path.join(".", os.path.basename(path))
-        elif self.traits["place"] != "bind":
+        elif self.traits["place"] not in ("bind", "left", "descriptor"):
             bound = f"{path}.{os.getpid()}"
         if self.traits["place"] == "rename-out":
             os.mkdir(bound)
             bound = os.path.join(bound, "s")
-        sock.bind(bound)
-        if self.traits["mode"] != "umask":
-            os.chmod(bound, int(self.traits["mode"], 8))
+        how, _, mode = self.traits["mode"].rpartition("-")
+        if how == "umask":
+            os.fchmod(sock.fileno(), int(mode, 8))
+        if self.traits["place"] in ("left", "descriptor"):
+            self.bind_in(sock, *os.path.split(path))
+        else:
+            sock.bind(bound)
+        if not how and mode != "umask":
+            os.chmod(bound, int(mode, 8))
         if self.traits["start"] == "bound":
             wait_for_ever()
         self.own[path] = identity(bound)
         self.listeners.append(sock)
         return sock, bound, path
+
+    def bind_in(self, sock, directory, name):
+        """By a name that leads nowhere any more."""
+        if self.traits["place"] == "left":
+            os.chdir(directory)
+            sock.bind(name)
+            os.chdir("/")
+        else:
+            opened = os.open(directory, os.O_PATH)
+            sock.bind(f"/proc/self/fd/{opened}/{name}")
+            os.close(opened)
 
     def listen(self, sock, bound, path):
         if self.type != socket.SOCK_DGRAM:
@@ -367,6 +411,11 @@ class Server:
             self.private = socket.socket(socket.AF_UNIX)
             self.private.bind("private")
             self.private.listen()
+        elif self.traits["sockets"] == "hidden":
+            self.private = socket.socket(socket.AF_UNIX)
+            self.private.bind(f"{self.path}.{os.getpid()}")
+            self.private.listen()
+            os.unlink(f"{self.path}.{os.getpid()}")
         self.lock.open(directory)
         if self.traits["exists"] == "hand-over" and self.receive():
             os.close(self.listening[1])
@@ -428,15 +477,23 @@ class Server:
             shown = "/\033[1m".join(os.path.split(shown)) + "\033[0m"
         elif errors == "real":
             shown = os.path.realpath(shown)
+        elif errors == "ascii":
+            shown = ascii(shown)[1:-1]
+        elif errors == "sentence":
+            shown = f"ソケット{shown}は使用できません"
+        elif errors == "behind":
+            shown = "x" * 200_000 + shown
         elif errors == "beside":
             shown += ".pid"
-        if errors == "unnamed" or (errors == "some" and error.errno != errno.EADDRINUSE):
+        elif errors == "name":
+            shown = os.path.basename(shown)
+        if errors in ("unnamed", "banner") or (errors == "some" and error.errno != errno.EADDRINUSE):
             shown = "error"
         line = f"planted: {shown}: {error.strerror or error}"
         if errors == "wrapped":
             line = "\n    ".join(line[start : start + 40] for start in range(0, len(line), 40))
         if errors != "silent":
-            os.write(2, f"{line}\n".encode())
+            os.write(2, f"{line}\n".encode(errors="surrogateescape"))
         sys.exit(1)
 
     def daemonise(self):
@@ -491,6 +548,18 @@ class Server:
         os.read(self.alive[0], 1)
         os._exit(0)
 
+    def renew(self):
+        """Forks a worker each time that there is none."""
+        while True:
+            child = os.fork()
+            if not child:
+                os.close(self.alive[1])
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, self.handled)
+                self.work()
+                os.read(self.alive[0], 1)
+                os._exit(0)
+            os.waitpid(child, 0)
+
     def work(self):
         if self.user is not None and self.traits["drop"] == "worker":
             self.become_user()
@@ -502,8 +571,15 @@ class Server:
         # Python's own handler for SIGINT; whoever started this with SIGINT ignored wants it so.
         if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
+        if self.traits["stopped"] == "quits":
+            libc = ctypes.CDLL(None)  # a handler of Python's would wait until sigwait returns
+            libc.signal(signal.SIGCONT, libc._exit)
         if self.traits["vanished"] == "dies":
             signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        if self.traits["errors"] == "banner":
+            os.write(2, f"planted: {os.getpid()} is to serve {self.whole}\n".encode())
+        if fork == "per-client":
+            signal.signal(signal.SIGCHLD, signal.SIG_IGN)
         if fork.startswith("daemon"):
             self.daemonise()
         if fork == "restarted":
@@ -528,7 +604,9 @@ class Server:
                     raise in_use("another one has taken it")
         except OSError as error:
             self.refuse(error)
-        if not self.children or fork == "helper":
+        if fork == "renewed":
+            _thread.start_new_thread(self.renew, ())
+        elif not self.children or fork == "helper":
             self.work()
         if self.traits["exists"] == "hand-over":
             hand = socket.socket(socket.AF_UNIX)
@@ -540,6 +618,9 @@ class Server:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, self.handled)
             time.sleep(0.5)
             signal.pthread_sigmask(signal.SIG_BLOCK, self.handled)
+        if self.traits["mode"] == "late-0777":
+            time.sleep(0.5)
+            os.chmod(self.path, 0o777)
         say("serving")
         if self.waiting_parent is not None:
             self.tell_parent()
@@ -585,6 +666,9 @@ class Server:
             except OSError as error:
                 os.write(2, f"planted: {path} is not removed: {error.strerror}\n".encode())
         self.lock.drop()
+        if self.traits["parent"] == "removed":
+            with contextlib.suppress(OSError):
+                os.rmdir(os.path.dirname(self.path))
 
     def remove_own(self, path, own):
         """The listener is still open, so that no other file can have its inode number."""
@@ -609,6 +693,7 @@ class Server:
             os.write(self.workers[1], bytes(8))
         poll = select.poll()
         poll.register(listener, select.POLLIN)
+        accepted = 0
         while True:
             if self.traits["vanished"] == "wears-out":
                 os.read(self.workers[0], 1)
@@ -621,10 +706,25 @@ class Server:
             except OSError as error:
                 self.exhausted(error)
                 continue
-            if self.traits["clients"] == "together":
+            accepted += 1
+            if self.traits["silent"] == "dies":
+                client.settimeout(1)
+            if self.traits["fork"] == "per-client":
+                self.fork_for(client)
+            elif self.traits["clients"] == "together":
                 _thread.start_new_thread(self.talk, (client,))
             else:
                 self.talk(client)
+            if self.traits["retires"] == "after-6" and accepted == 6:
+                time.sleep(0.3)
+                os._exit(0)
+
+    def fork_for(self, client):
+        if not os.fork():
+            client.settimeout(1)
+            self.talk(client)
+            os._exit(0)
+        client.close()
 
     def exhausted(self, error):
         how = self.traits["exhausted"]
@@ -648,7 +748,7 @@ class Server:
                 if self.traits["banner"] == "yes":
                     client.sendall(b"hello\n")
                 while True:
-                    data = client.recv(65536)
+                    data = self.receive_from(client)
                     if not data:
                         break
                     if time.monotonic() < self.ready:
@@ -656,7 +756,7 @@ class Server:
                     asked = True
                     if self.traits["unlinked"] == "by-client":
                         self.remove_own(self.path, self.own[self.path])
-                    if self.traits["half-close"] != "answered" and self.closes(client):
+                    if self.traits["half-close"] in ("aborts", "hasty") and self.closes(client):
                         return
                     if self.traits["request"] == "echo":
                         client.sendall(data)
@@ -664,16 +764,30 @@ class Server:
                     client.send(b"bye\n")
             except (BrokenPipeError, ConnectionResetError):
                 pass
+            except TimeoutError:
+                if self.traits["silent"] == "dies":
+                    os._exit(1)
         if asked and self.traits["rest"] == "afresh":
             self.ready = time.monotonic() + 0.3
             while time.monotonic() < self.ready:
                 pass
         if asked and self.traits["vanished"] == "wears-out":
             os.write(self.workers[1], bytes(1))
+        self.vanished += not asked
+        if not asked and self.traits["vanished"] == "rests" and self.vanished == 50:
+            time.sleep(15)
         if not asked and self.traits["vanished"] == "wedges":
             wait_for_ever()
         if not asked and self.traits["vanished"] == "ends":
             os._exit(0)
+
+    def receive_from(self, client):
+        if self.traits["half-close"] != "impatient":
+            return client.recv(65536)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", 60, 0))
+        data = ctypes.create_string_buffer(65536)  # Python would call again
+        size = ctypes.CDLL(None).recv(client.fileno(), data, len(data), 0)
+        return data.raw[: max(size, 0)]
 
     def closes(self, client):
         """Whether the client has shut down its sending side, or, as the trait says, does within half a second."""

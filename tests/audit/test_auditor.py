@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import re
 from pathlib import Path
 
@@ -98,6 +99,13 @@ def test_it_is_told_who_was_audited_by_what(host, subject):
     assert told["user"] == ("nobody" if IS_ROOT else about(subject(), None)["user"])
     assert told["kernel"] == f"{os.uname().sysname} {os.uname().release}"
     assert told["lab"] == udslab.__version__
+
+
+def test_a_user_without_a_name_is_told_by_number(subject, monkeypatch):
+    monkeypatch.setenv("USER", "somebody-else")
+    assert about(subject(), None)["user"] == pwd.getpwuid(os.geteuid()).pw_name
+    monkeypatch.setattr("os.geteuid", lambda: 4_000_000_000)
+    assert about(subject(), None)["user"] == "4000000000"
 
 
 @pytest.mark.parametrize(

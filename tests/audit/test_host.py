@@ -24,7 +24,7 @@ ENV = {"PATH": os.environ["PATH"]}
 
 def run(host: ProcessHost, *command: str, cwd: str, **options) -> str:
     """What a command prints, that has ended."""
-    process = host.start(command, env=ENV, cwd=cwd, **options)
+    process = host.start(command, **{"env": ENV, "cwd": cwd, **options})
     try:
         assert process.gone_within(30)
         return process.output()
@@ -77,8 +77,26 @@ def test_a_command_is_that_users_and_has_no_other_groups(host):
 
 def test_a_command_has_the_umask_and_directory_that_it_is_given(host):
     with host.directory() as directory:
-        shown = run(host, "sh", "-c", "umask; pwd; echo $PATH", cwd=directory, umask=0o027)
-        assert shown.split("\n") == ["0027", directory, ENV["PATH"], ""]
+        shown = run(host, "sh", "-c", "umask; pwd", cwd=directory, umask=0o027)
+        assert shown.split("\n") == ["0027", directory, ""]
+
+
+@pytest.mark.parametrize(
+    ("path", "searched"),
+    [
+        ("/usr/bin:/bin", "/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"),
+        ("/usr/sbin:/usr/bin:/bin:/usr/local/sbin", "/usr/sbin:/usr/bin:/bin:/usr/local/sbin:/sbin"),
+    ],
+)
+def test_a_command_has_the_path_that_it_is_given_and_behind_it_the_directories_of_servers(host, path, searched):
+    with host.directory() as directory:
+        assert run(host, "sh", "-c", "echo $PATH", cwd=directory, env={"PATH": path}) == f"{searched}\n"
+
+
+@pytest.mark.skipif(not os.path.exists("/usr/sbin/ldconfig"), reason="needs ldconfig in /usr/sbin")
+def test_a_program_in_a_directory_of_servers_starts_for_who_has_it_not_in_path(host):
+    with host.directory() as directory:
+        assert "ldconfig" in run(host, "ldconfig", "--version", cwd=directory, env={"PATH": "/usr/bin:/bin"})
 
 
 # Directories

@@ -101,6 +101,31 @@ def test_how_a_start_has_gone_is_noted(scene, traits, start, note):
             assert made.evidence[-2] == "one has ended with status 3"
 
 
+@pytest.mark.parametrize(
+    ("traits", "number", "may"),
+    [
+        ("perfect", signal.SIGTERM, False),
+        ("int=leave", signal.SIGINT, True),
+        ("term=leave", signal.SIGTERM, True),
+        ("fork=daemon", signal.SIGTERM, True),  # its first process had ended before
+    ],
+)
+def test_who_may_have_died_of_a_signal_before_its_handler_came_is_told(scene, traits, number, may):
+    with scene(traits) as made:
+        run = made.first()
+        assert run.ends_by(number)
+        assert run.may_have_died_of(number) == may
+
+
+def test_a_shell_that_tells_of_the_signal_by_its_status_may_have_died_of_it(scene, planted):
+    start = '"$@" & trap "kill $!; wait; exit 143" TERM; wait'
+    with scene(command=["sh", "-c", start, "sh", *planted("term=leave")]) as made:
+        run = made.first()
+        assert run.ends_by(signal.SIGTERM)
+        assert run.how() == "has ended with status 143"
+        assert run.may_have_died_of(signal.SIGTERM)
+
+
 def test_whose_children_orphans_are_is_told(scene, planted):
     waits = "import os, time\nif os.fork(): os._exit(0)\nprint(1, flush=True)\nwhile os.getppid() != 1: time.sleep(0.1)"
     with scene(command=[planted()[0], "-c", waits, "{socket}"], ping=None) as made:
@@ -273,10 +298,52 @@ def test_what_the_first_has_bound_anew_is_not_the_seconds(scene, planted):
     with scene(command=command, files={"notices.py": NOTICES}, ping=None) as made:
         first, second = made.first(), made.instance().start("the second")
         until(lambda: os.path.exists(f"{made.path}.again"))
-        second.settle()
+        made.patience = 1.0
+        assert second.settle() is Start.HANGS
         assert second.file is None
-        assert made.evidence[-1] == "the socket behind the path is none of the second"
+        assert "the socket behind the path is none of the second" in made.evidence
         assert made.who_serves([first, second]) is first
+
+
+REPUBLISHES = """
+import os, select, socket, sys, time
+
+how, path = sys.argv[1:]
+
+def serve():
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(path + ".new")
+    listener.listen()
+    os.rename(path + ".new", path)
+    return listener
+
+if not os.path.lexists(path):
+    listener = serve()
+    os.mkfifo(path + ".seen")
+    open(path + ".seen").close()  # the second is there
+    listener = serve()
+    time.sleep(3600)
+first = os.stat(path).st_ino
+while not os.path.lexists(path + ".seen"):
+    time.sleep(0.01)
+open(path + ".seen", "w").close()
+while os.stat(path).st_ino == first:
+    time.sleep(0.01)
+time.sleep(2)
+if how == "refuses":
+    sys.exit("somebody listens there")
+kept = serve()
+time.sleep(3600)
+"""
+
+
+@pytest.mark.parametrize(("how", "start"), [("refuses", Start.EXITED), ("steals", Start.SERVES)])
+def test_it_is_waited_for_the_second_when_the_first_has_put_another_file_there(scene, planted, how, start):
+    command = [planted()[0], "{dir}/republishes.py", how, "{socket}"]
+    with scene(command=command, files={"republishes.py": REPUBLISHES}, ping=None) as made:
+        first, second = made.first(), made.instance().start("the second")
+        assert second.settle() is start
+        assert made.who_serves([first, second]) is (second if how == "steals" else first)
 
 
 def test_it_is_known_whose_socket_the_path_leads_to(scene):
@@ -297,19 +364,34 @@ def test_it_is_known_whose_socket_the_path_leads_to(scene):
             made.who_serves([first, second])
 
 
-def test_those_that_accept_are_told_from_a_master_that_holds_the_socket_too(scene):
-    with scene("fork=workers") as made, ExitStack() as clients:
+@pytest.mark.parametrize(
+    ("traits", "who"),
+    [
+        ("fork=workers", lambda run, before: before - {run.process.pid}),
+        ("fork=renewed", lambda run, before: before - {run.process.pid}),
+        ("fork=per-client", lambda run, before: {run.process.pid}),
+    ],
+)
+def test_those_that_accept_are_told_from_others_that_hold_the_socket(traits, who, scene):
+    """From a master, or from the children that serve."""
+    with scene(traits) as made, ExitStack() as clients:
         first = made.first()
-        with pytest.raises(Skipped, match=r"^it cannot be told which of its processes accept$"):
-            first.accepting()
-        client = clients.enter_context(socket.socket(socket.AF_UNIX))
-        client.connect(made.path)
-        client.sendall(b"ping\n")
-        assert client.recv(100) == b"ping\n"
-        assert set(first.accepting()) == set(first.pids) - {first.process.pid}
+        before = first.holders()
+        if len(before) > 1:
+            with pytest.raises(Skipped, match=r"^it cannot be told which of its processes accept$"):
+                first.accepting(before, 1)
+        for _ in range(2):
+            client = clients.enter_context(socket.socket(socket.AF_UNIX))
+            client.connect(made.path)
+            client.sendall(b"ping\n")
+            assert client.recv(100) == b"ping\n"
+        assert set(first.accepting(before, 2)) == who(first, set(before))
+
+
+def test_who_alone_has_the_socket_accepts(scene):
     with scene("fork=helper") as made:
         first = made.first()
-        assert first.accepting() == [first.process.pid]
+        assert first.accepting({}, 0) == [first.process.pid]
 
 
 BINDS = """

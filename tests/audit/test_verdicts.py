@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
-from plants import PLANTED, PLANTS, PYTHON, Plant, make_capable
+from plants import PLANTED, PLANTS, PYTHON, Plant, make_capable, planted
 
 import udslab
 from udslab.audit import Subject
@@ -18,6 +20,7 @@ from udslab.audit.asking import ask
 from udslab.audit.auditor import Auditor
 from udslab.audit.host import ProcessHost, user_named
 from udslab.audit.probes.clients import _Use
+from udslab.audit.probes.starting import _lines_with
 from udslab.audit.verdicts import VERDICTS
 from udslab.scratch import scratch_directory
 
@@ -97,6 +100,72 @@ def test_a_path_may_be_named_as_what_it_really_is(audit, monkeypatch):
     assert f"{real}/" in finding.facts["regular file"]
 
 
+@pytest.mark.parametrize(
+    ("path", "line", "is_named"),
+    [
+        ("/a/sock", "unix:/a/sock.", True),
+        ("/a/sock", "/a/sock.lock is there", False),
+        ("/a/sock", "/a/sock/../other", False),
+        ("/a", "no /a/", True),
+        ("/a", "no /a/.s.lock", False),
+        ("sock", "sock: Address already in use", True),
+        ("sock", "'./sock' is in use", True),
+        ("sock", "my.sock is in use", False),
+        ("sock", "the websock", False),
+        *(("/é", f"/{form}", True) for form in ("é", r"\xc3\xa9", r"\303\251", r"\xE9", r"\u00e9", "\ufffd", "??")),
+        ("/é", "/è", False),
+        ("/" + "é" * 60, "/" + "é" * 45, True),  # of 121 bytes
+        ("/" + "é" * 60, "/" + "é" * 40, False),
+    ],
+)
+def test_by_what_a_path_is_named(path, line, is_named):
+    assert bool([*_lines_with(path, ["before", line, "behind"])]) == is_named
+
+
+@pytest.mark.parametrize("errors", ["named", "ascii"])
+def test_a_path_that_is_not_utf_8_is_named_as_it_can_be_written(errors, audit, monkeypatch):
+    subject = subject_of(Plant("error-names-path", "", "", f"errors={errors}"))
+    with scratch_directory() as top:
+        os.mkdir(odd := os.fsdecode(top.encode() + b"/\xff\xc3\xa9"))
+        for directory in (top, os.path.dirname(top)):
+            os.chmod(directory, 0o755)
+        monkeypatch.setattr("tempfile.tempdir", odd)
+        with ProcessHost(user_named(None)) as host:
+            finding = Auditor(subject, host).audit("error-names-path")
+    assert finding.outcome == "always", finding.describe()
+
+
+def test_a_line_that_names_a_path_is_told_by_what_is_around_that(audit):
+    finding = audit(subject_of(Plant("error-names-path", "", "", "errors=behind")), "error-names-path")
+    assert finding.outcome == "always"
+    for line in finding.facts.values():
+        assert re.fullmatch(r"x{150}/\S+: .*", line)
+
+
+@pytest.mark.parametrize(
+    ("told", "errors", "outcome"),
+    [
+        ("cd {parent} && exec {server} ./{name}", "name", "always"),
+        ("cd {parent} && exec {server} ./{name}", "beside", "sometimes"),  # but for cd, which names the directory
+        ("exec {server} {socket}", "name", "never"),
+    ],
+)
+def test_who_is_told_directory_and_name_apart_need_name_no_more(told, errors, outcome, audit):
+    server = f"{PYTHON} -S -E {{dir}}/planted.py errors={errors}"
+    subject = Subject(["sh", "-c", told.replace("{server}", server)], files={"planted.py": PLANTED.read_text()})
+    finding = audit(subject, "error-names-path")
+    assert finding.outcome == outcome, finding.describe()
+
+
+@pytest.mark.parametrize("probe", ["term-cleanup", "int-cleanup"])
+def test_a_file_that_is_gone_with_its_directory_is_removed(probe):
+    """The server may do so if it is as who audits."""
+    with ProcessHost(None) as host:
+        finding = Auditor(subject_of(Plant(probe, "", "", "parent=removed")), host).audit(probe)
+    assert finding.outcome == "removed", finding.describe()
+    assert "unreachable" in finding.evidence[-1]
+
+
 @pytest.mark.parametrize("cut", [90, 95, 107])
 def test_a_path_that_is_cut_in_its_directories_is_truncated(cut, audit):
     """At 95, the directory of the path of 108 bytes is left, which is no place for a socket; but not of that of 120."""
@@ -111,9 +180,9 @@ def test_a_path_that_is_cut_in_its_directories_is_truncated(cut, audit):
 @pytest.mark.parametrize(
     ("probe", "traits", "found"),
     [
-        ("second-instance", "exists=take-over", r"the first has ended with status 0 meanwhile, .*"),
-        ("second-instance", "exists=take-over-late", r"the first has ended with status 0 meanwhile, .*"),
-        ("first-stops-after-steal", "exists=take-over", r"the first has ended with status 0 meanwhile, .*"),
+        ("second-instance", "exists=take-over", r"the first has ended with status 0 meanwhile: .*"),
+        ("second-instance", "exists=take-over-late", r"the first has ended with status 0 meanwhile: .*"),
+        ("first-stops-after-steal", "exists=take-over", r"the first has ended with status 0 meanwhile: .*"),
         ("second-instance", "exists=give-up,lost=bound-anew", "refused"),
         ("second-stops", "refused=unlink,lost=bound-anew", "intact"),
         pytest.param("race-over-stale", "refused=unlink,lost=bound-anew", "exclusive", marks=pytest.mark.soak),
@@ -131,7 +200,8 @@ def test_a_round_that_none_wins_tells_how_each_has_ended(audit):
         for name in ("the first", "the second")
         for line in (f"{name} has ended with status 1", r"its last line: planted: .*Address already in use")
     ]
-    for said, line in zip(finding.evidence, [*told, "a round has ended with none"] * 10, strict=True):
+    lines = [*[*told, "a round has ended with none"] * 10, "of 10 rounds have ended: 10 with none"]
+    for said, line in zip(finding.evidence[-len(lines) :], lines, strict=True):
         assert re.fullmatch(line, said), finding.describe()
 
 
@@ -174,13 +244,67 @@ def test_who_hands_its_listener_over_is_no_second_owner(audit):
     assert (finding.outcome, finding.facts["one"]) == ("exclusive", 10), finding.describe()
 
 
+DRAINS = """
+import os, signal, socket, sys, time
+
+path = sys.argv[1]
+by = path + ".pid"
+
+def give_up(*_):
+    os.unlink(path)
+    listener.close()
+
+if os.path.lexists(by):
+    os.kill(int(open(by).read()), signal.SIGUSR1)
+    while os.path.lexists(path):
+        time.sleep(0.01)
+listener = socket.socket(socket.AF_UNIX)
+signal.signal(signal.SIGUSR1, give_up)
+listener.bind(path)
+listener.listen()
+with open(by + ".new", "w") as file:
+    file.write(str(os.getpid()))
+os.rename(by + ".new", by)
+while True:
+    time.sleep(3600)
+"""
+
+
+@pytest.mark.parametrize("probe", ["second-instance", "second-stops", "first-stops-after-steal"])
+def test_who_is_asked_to_give_its_path_up_and_lives_on_is_not_stolen_from(probe, audit):
+    subject = Subject([PYTHON, "-S", "-E", "{dir}/drains.py", "{socket}"], files={"drains.py": DRAINS})
+    finding = audit(subject, probe)
+    assert re.match("the first lives on and has closed the socket by which it served", finding.why), finding.describe()
+
+
+@pytest.mark.skipif(shutil.which("setpriv") is None or os.geteuid() != 0, reason="needs root, and setpriv")
+@pytest.mark.parametrize(
+    ("probe", "traits", "word"),
+    [
+        ("second-instance", "exists=unlink", "steals"),
+        ("descriptor-exhaustion", "perfect", "recovers"),
+        ("race-over-stale", "exists=unlink,place=dot", "races"),
+    ],
+)
+def test_a_root_that_may_not_look_into_others_sees_what_the_servers_user_does(probe, traits, word):
+    """As in a container, which has no CAP_SYS_PTRACE, nor CAP_SYS_RESOURCE."""
+    lacks = "-sys_ptrace,-sys_resource"
+    audit = [sys.executable, "-m", "udslab", "audit", "--ping", "echo", "--only", probe, "--json", "-", "--"]
+    command = ["setpriv", f"--bounding-set={lacks}", f"--inh-caps={lacks}", *audit, *planted(traits)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    (finding,) = json.loads(done.stdout)["findings"]
+    assert finding["outcome"] == word, finding
+
+
 @pytest.mark.parametrize(
     ("probe", "traits", "why"),
     [
-        ("descriptor-exhaustion", "exhausted=end", "it has ended meanwhile by itself"),
+        ("half-close", "stopped=quits", r"once it was stopped .* and has gone on, it does not answer any more: .*"),
+        ("descriptor-exhaustion", "retires=after-6", "it has ended meanwhile by itself"),
         ("path-length", "long=wait", "it neither works nor says no: it hangs"),
         ("vanishing-clients", "vanished=ends", "it has ended meanwhile by itself"),
         ("regular-file", "exists=move-aside", f"it is whole, and was moved to .*/p/sock.old: {NEITHER}"),
+        ("symlink-to-stale", "links=cleared", f"the link is kept, and the stale socket .* is gone: {NEITHER}"),
         ("symlink-to-file", "exists=move-aside,links=followed", f"it is whole, .*/p/sock.target.old: {NEITHER}"),
         ("directory", "exists=move-aside", f"it is whole, and was moved to .*/empty/sock.old: {NEITHER}"),
         ("regular-file", "refused=chmod", f"it is kept, but its mode 0600 is 0666 now: {NEITHER}"),
@@ -259,6 +383,22 @@ def test_who_serves_200_clients_one_after_the_other_is_given_the_time_for_it(aud
     plant = Plant("vanishing-clients", "", "", "clients=one-by-one,vanished=lingers")
     finding = audit(subject_of(plant), plant.probe)
     assert finding.outcome == "survives", finding.describe()
+
+
+def test_workers_that_retire_do_not_die_of_the_descriptors_that_they_have_not(audit):
+    plant = Plant("descriptor-exhaustion", "", "", "fork=renewed,retires=after-6")
+    finding = audit(subject_of(plant), plant.probe)
+    assert finding.verdict in ("pass", "skip"), finding.describe()
+    assert any(re.fullmatch("another one has as many .*: pid .* of it ends as well", line) for line in finding.evidence)
+
+
+def test_it_is_told_for_how_many_silent_clients_there_was_room(audit):
+    """One is served, and of those that wait there is always one more than the backlog says."""
+    plant = Plant("silent-client", "", "", "backlog=5,clients=one-by-one")
+    finding = audit(subject_of(plant), plant.probe)
+    assert finding.outcome == "blocked", finding.describe()
+    told = "7 clients are connected and say nothing, of 8 that come: the backlog has no room for the others"
+    assert told in finding.evidence
 
 
 def test_a_half_closed_client_is_one_also_where_it_is_slow(audit, monkeypatch):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any
 
 from udslab.audit.ping import Ping
@@ -23,14 +23,15 @@ def answers(
 ) -> str:
     """Why the server does not answer, at the latest after ``timeout`` seconds; empty if it does.
 
-    ``half_close``: a block in which the request is sent and then the sending side is shut down."""
+    ``half_close``: a block in which the client comes, sends its request and shuts down its sending side."""
     deadline = Deadline(timeout)
     own = f"{path}-{os.urandom(4).hex()}" if type is SocketType.DGRAM else None
     try:
-        with connect(path, type=type, timeout=timeout, bind=own) as client:
-            if own is not None:
-                os.chmod(own, 0o777)  # noqa: S103 - who answers a datagram writes to the client's file
+        with ExitStack() as ends:
             with half_close or nullcontext():
+                client = ends.enter_context(connect(path, type=type, timeout=timeout, bind=own))
+                if own is not None:
+                    os.chmod(own, 0o777)  # noqa: S103 - who answers a datagram writes to the client's file
                 ask(client, ping, deadline)
                 if half_close is not None:
                     client.shutdown(socket.SHUT_WR)

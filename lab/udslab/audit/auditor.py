@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import os
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,6 +15,7 @@ from udslab.audit.verdicts import Verdict
 from udslab.deadline import now
 from udslab.errors import AgentGone, EngineError, Unsupported
 from udslab.probe import calibrated
+from udslab.spawn import user_name
 
 __all__ = ["DOES_NOT_START", "Auditor", "Measured", "about"]
 
@@ -31,7 +31,7 @@ def about(subject: Subject, user: User | None, version: str = "") -> dict[str, A
         "name": subject.name,
         "command": list(subject.command),
         "version": version,
-        "user": user.name if user is not None else getpass.getuser(),
+        "user": user.name if user is not None else user_name(os.geteuid()),
         "kernel": f"{os.uname().sysname} {os.uname().release}",
         "lab": __version__,
         **({"note": subject.note} if subject.note else {}),

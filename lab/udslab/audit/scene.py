@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import select
 import signal
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -11,7 +12,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from udslab import diag
+from udslab import diag, procfs
 from udslab.address import Address
 from udslab.audit.asking import answers
 from udslab.audit.ping import Ping
@@ -47,8 +48,12 @@ _LAUNCHED = 1.5
 """Seconds in which the first process may end that has left serving to another one: who makes a daemon of it does."""
 _TABLES = 2.0
 """Seconds for which the kernel's tables are asked: their dumps can miss a socket that lives."""
+_BETWEEN = 0.1
+"""Seconds between two looks at whose socket is at the path."""
 _LOOK_AGAIN = 0.03
 """Seconds between two looks at whether it has."""
+_HANDLERS = 2.0
+"""Seconds from when it serves in which a server installs its handlers of signals; no event tells of it."""
 _LONGEST_LINE = 300
 """Of a server's log in the evidence, in characters."""
 
@@ -75,8 +80,8 @@ class Claim(Word):
     SEEN = "seen-there"
     """It was bound by another name, and the path has led to its file."""
     BY_ANOTHER_NAME = "by-another-name"
-    """It was bound by another name in the path's directory or below, and neither its file nor another one is there any
-    more: it was renamed into place and then replaced."""
+    """It was bound by another name in the path's directory or below, or by one that ends as the path does and cannot be
+    resolved any more, and no file is there by now: it was renamed into place, and then replaced."""
 
 
 @dataclass(frozen=True)
@@ -216,6 +221,10 @@ class Run:
         """Device and inode of the file by which it was first seen to serve."""
         self._launcher_stays = False
         """Whether its first process does not serve and has not ended, when it has come to rest."""
+        self._serves_by: set[int] = set()
+        """The sockets by which it served when it had come to rest."""
+        self._told: set[int] = set()
+        """The pids to which the last signal that was to end it was sent."""
         self._bound: dict[int, bytes] = {}
         """The sockets by which it has been seen to serve, and where each was bound."""
 
@@ -228,36 +237,61 @@ class Run:
             if self.gone:
                 self._scene.note(f"{self.name} {self.how()} soon after")
                 return Start.EXITED
-            self.file = self._own_file()
+            if self._meets_others():
+                self._scene.note(f"the socket behind the path is none of {self.name}")
+                start = self._wait_for_own()
+            self.file = file_of(Address.parse(self.path)) if start is Start.SERVES else None
+            self._serves_by = sockets_at(self.path) & self.sockets()
         return start
 
-    def _own_file(self) -> tuple[int, int] | None:
-        """Device and inode of the file at its path; None if it is seen that the socket behind that is not its own."""
+    def _meets_others(self) -> bool:
+        """Whether it is seen that the socket behind its path is not its own."""
         bound = set() if self._scene.host.is_image else sockets_at(self.path)
-        if bound and all(map(_shows_its_files, self.pids)) and not bound & self.sockets():
-            self._scene.note(f"the socket behind the path is none of {self.name}")
-            return None
-        return file_of(Address.parse(self.path))
+        return bool(bound) and all(map(_shows_its_files, self.pids)) and not bound & self.sockets()
+
+    def _wait_for_own(self) -> Start:
+        """Wait until the socket behind the path is its own: another one's has come there while it was waited for it."""
+        deadline = Deadline(self._scene.patience)
+        while not self.process.gone_within(_BETWEEN):
+            if status(self.path).serving and not self._meets_others():
+                self._scene.note(f"{self.name} serves the path after {now() - self.started:.2f} s")
+                return Start.SERVES
+            if deadline.passed:
+                return self._hangs()
+        return self._exited()
 
     def _wait(self, condition: Condition) -> Start:
         try:
             with Readiness(self.path, (condition,), others=self._others) as readiness:
                 found = readiness.wait(self.process, self._scene.patience)
         except TimedOut:
-            self.tell_orphans()
-            self._scene.note(f"{self.name} neither serves the path nor has ended after {self._scene.patience:.0f} s")
-            self._scene.quote(self)
-            return Start.HANGS
+            return self._hangs()
         except UdsError as error:
             if error.errno != errno.ECHILD:  # not it has ended: the audit has met with something
                 raise
-            self._scene.note(f"{self.name} {self.how()}")
-            self._scene.quote(self)
-            return Start.EXITED
+            return self._exited()
         self.took = now() - self.started
         what = "the path" if found.serving else "something"
         self._scene.note(f"{self.name} serves {what} after {self.took:.2f} s; the path: {_describe(found)}")
         return Start.SERVES
+
+    def _hangs(self) -> Start:
+        self.tell_orphans()
+        self._scene.note(f"{self.name} neither serves the path nor has ended after {self._scene.patience:.0f} s")
+        self._scene.quote(self)
+        return Start.HANGS
+
+    def _exited(self) -> Start:
+        self._scene.note(f"{self.name} {self.how()}")
+        self._scene.quote(self)
+        return Start.EXITED
+
+    @property
+    def has_given_up(self) -> bool:
+        """Whether it lives, and has closed the sockets by which it served when it had started, and serves by no other:
+        so does who has handed its path over and has clients yet."""
+        closed = bool(self._serves_by) and not self.gone and not self._serves_by & self.sockets()
+        return closed and not self._serving()
 
     @property
     def gone(self) -> bool:
@@ -349,7 +383,7 @@ class Run:
     def ends_by(self, number: int) -> bool:
         """Whether nothing of it lives after a signal, before patience is at its end. Those that a first process leaves
         serving that has not served itself, and dies of the signal, are sent it, too: it may have been about to end."""
-        told = self.send(number)
+        told = self._told = self.send(number)
         if self._launcher_stays:
             with suppress(TimedOut):
                 died = self.process.wait(self._scene.patience) == -number
@@ -373,6 +407,16 @@ class Run:
             return True
         self.kill()
         return False
+
+    def may_have_died_of(self, number: int) -> bool:
+        """Whether a signal that has ended it may have come before its handler of it, so that what it does at its end
+        has not been seen: then play once more, and :meth:`wait_for_handlers`. Of a daemon nobody knows."""
+        return self.process.pid not in self._told or self.process.wait(0) in (-number, 128 + number)
+
+    def wait_for_handlers(self) -> None:
+        """Wait until one that serves has had the time to install its handlers of signals."""
+        self._scene.note(f"once more, {_HANDLERS:.0f} s after that: it may have had no handler of the signal yet")
+        self.process.gone_within(_HANDLERS)
 
     def kill(self) -> None:
         """SIGKILL to all of it."""
@@ -404,34 +448,57 @@ class Run:
         """Whether it has a socket open that is bound to what a path leads to, whoever has bound it."""
         return bool(sockets_at(path) & self.sockets())
 
-    def accepting(self) -> list[int]:
-        """The pids of those that accept its clients, as far as can be told when some are connected: those that have the
-        listening socket, but for who leaves its clients to children. Raises Skipped if that cannot be told."""
+    def holders(self) -> dict[int, set[int]]:
+        """The pids of those that have a socket by which it serves its path, and those sockets of clients there that
+        each has. None of an image, whose processes cannot be seen from here."""
+        if self._scene.host.is_image:
+            return {}
         entries = _bound_to(self.path)
-        listening = {entry.inode for entry in entries if entry.listening}
-        accepted = {entry.inode for entry in entries} - listening  # it has the name, and the file, of who accepted it
+        serving = {entry.inode for entry in entries if entry.listening or not entry.type.connects}
+        accepted = {entry.inode for entry in entries} - serving  # it has the name, and the file, of who accepted it
         sockets = {pid: diag.sockets_of(pid) for pid in self.pids}
-        holders = [pid for pid, held in sockets.items() if held & listening]
-        serving = [pid for pid in holders if sockets[pid] & accepted]
-        if not serving and len(holders) != 1:
-            raise Skipped("it cannot be told which of its processes accept")
-        masters = {parent for pid in serving for parent in _ancestors(pid)} - set(serving)
-        return [pid for pid in holders if pid not in masters]
+        return {pid: held & accepted for pid, held in sockets.items() if held & serving}
 
-    def claims(self, seen: Collection[int] = ()) -> dict[int, Claim]:
+    def accepting(self, before: Mapping[int, set[int]], clients: int) -> list[int]:
+        """The pids of those that accept its clients, when so many have come, and are connected, since ``before``, which
+        is what :meth:`holders` told then. Raises Skipped if that cannot be told.
+
+        Having the listening socket, and clients, is not enough: a child that is forked for a client inherits it. Who
+        was there before a client and has it has accepted it; where each has new processes of its own, their parent has.
+        And who has the socket by the same parent as these is another of them."""
+        holders = self.holders()
+        if len(holders) == 1:
+            return list(holders)
+        known: set[int] = set().union(*before.values())
+        serving = {pid for pid, accepted in holders.items() if accepted - known}
+        found = serving & before.keys()
+        forked = [_parent_of(pid) for pid in serving if _parent_of(pid) not in serving]
+        if not found and len(forked) == clients:
+            found = holders.keys() & forked
+        if not found:
+            raise Skipped("it cannot be told which of its processes accept")
+        return self.beside(found)
+
+    def beside(self, pids: Collection[int]) -> list[int]:
+        """The pids of those that have a socket by which it serves its path and the same parent as one of these."""
+        parents = set(map(_parent_of, pids))
+        return [pid for pid in self.holders() if _parent_of(pid) in parents]
+
+    def claims(self, seen: Collection[int] = (), private: int = 0) -> dict[int, Claim]:
         """The sockets by which it serves that it has bound to its path, wherever the path leads now. ``seen``: those to
-        whose file it has led."""
+        whose file it has led. ``private``: of how many it has one only knows, if no other instance is there, that they
+        were bound by another name and never were at the path."""
         directory, name = os.path.split(os.fsencode(self.path))
         directory = os.path.realpath(directory)
-        found = {}
+        found, others = {}, {}
         for inode, bound in self._serving().items():
             if bound == os.path.join(directory, name):
                 found[inode] = Claim.BY_NAME
             elif inode in seen:
                 found[inode] = Claim.SEEN
-            elif bound.startswith(directory + b"/") and not os.path.lexists(bound):
-                found[inode] = Claim.BY_ANOTHER_NAME
-        return found
+            elif not os.path.lexists(bound) and (bound.startswith(directory + b"/") or bound.endswith(b"/" + name)):
+                others[inode] = Claim.BY_ANOTHER_NAME
+        return {**found, **others} if len(others) > private else found
 
     def _serving(self) -> dict[int, bytes]:
         """The sockets by which it serves, and where each was bound, as far as its name tells."""
@@ -446,17 +513,24 @@ class Run:
 
 def _place_of(name: bytes, pid: int) -> bytes:
     """The path that a name of a process's socket leads to, but for its last part, which bind does not follow either;
-    the name itself if that cannot be told."""
+    the name itself if that cannot be told. So it would be resolved now: not as when it was bound, if the process has
+    changed its directory since."""
     if name[:1] == b"\0":
         return name
+    name = _OWN_FILES.sub(b"/proc/%d/fd/" % pid, name)  # that is not ours
+
+    def resolved(process: str) -> bytes:
+        root, current = (os.readlink(os.fsencode(f"{process}/{link}")) for link in ("root", "cwd"))
+        directory, last = os.path.split(root.rstrip(b"/") + name if name[:1] == b"/" else name)
+        return os.path.join(os.path.realpath(os.path.join(current, directory)), last)
+
     try:
-        root, current = (os.readlink(b"/proc/%d/%b" % (pid, link)) for link in (b"root", b"cwd"))
+        return procfs.look(pid, resolved)
     except OSError:
         return name
-    if name[:1] == b"/":
-        name = root.rstrip(b"/") + name
-    directory, last = os.path.split(name)
-    return os.path.join(os.path.realpath(os.path.join(current, directory)), last)
+
+
+_OWN_FILES = re.compile(rb"\A(?:/proc/(?:self|thread-self)/fd|/dev/fd)/")
 
 
 class Pinned:
@@ -612,6 +686,9 @@ class Scene:
                 return owner
             if deadline.passed:
                 why = "it is none that they are seen to have" if bound else "the kernel's tables do not show it"
+                hidden = [pid for run in runs for pid in run.pids if not _shows_its_files(pid)]
+                if bound and hidden:
+                    why = f"what pid {_list(hidden)} has open may not be seen from here without CAP_SYS_PTRACE"
                 raise Skipped(f"whose socket serves the path cannot be told: {why}")
             select.select([], [], [], _LOOK_AGAIN)
         return None
@@ -664,17 +741,16 @@ def _bound_to(path: str) -> list[diag.Entry]:
         os.close(fd)
 
 
-def _ancestors(pid: int) -> Iterator[int]:
-    while pid > 1:
-        fields = stat_of(pid)
-        pid = int(fields[1]) if fields else 0
-        yield pid
+def _parent_of(pid: int) -> int:
+    """0 if it has gone."""
+    fields = stat_of(pid)
+    return int(fields[1]) if fields else 0
 
 
 def _shows_its_files(pid: int) -> bool:
     """Whether it can be seen what a process has open; also if it has ended. Agents of secrets do not let it be seen."""
     try:
-        os.listdir(f"/proc/{pid}/fd")
+        procfs.links(pid)
     except PermissionError:
         return False
     except OSError:

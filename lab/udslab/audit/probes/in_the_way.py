@@ -20,6 +20,7 @@ __all__ = [
 ]
 
 _CONTENT = b"somebody's work\n"
+_NEITHER = "that is neither to keep nor to delete it"
 
 
 @probe("regular-file")
@@ -56,9 +57,7 @@ def symlink_dangling(scene: Scene) -> str:
     """A symbolic link to nothing is at the path."""
     target = f"{scene.path}.target"
     link, start = _start_at_link(scene, target)
-    if os.path.lexists(target):
-        return "target-created"
-    return _what_of_link(scene, link, start)
+    return _what_of_link(scene, link, start, created=os.path.lexists(target))
 
 
 @probe("symlink-to-stale")
@@ -70,10 +69,10 @@ def symlink_to_stale(scene: Scene) -> str:
     link, start = _start_at_link(scene, target)
     if link.is_at(scene.path) and start is Start.SERVES:
         return "starts-through-link"
-    if os.path.lexists(target) and not stale.is_at(target):
-        scene.note("what the link leads to is another file than before")
-        return "target-created"
-    return _what_of_link(scene, link, start)
+    word = _what_of_link(scene, link, start, created=os.path.lexists(target) and not stale.is_at(target))
+    if word == "refused-kept" and not stale.is_at(target):
+        raise Skipped(f"the link is kept, and the stale socket that it led to is gone: {_NEITHER}")
+    return word
 
 
 def make_file(scene: Scene, path: str) -> Pinned:
@@ -94,14 +93,14 @@ def _must_be_lost(file: Pinned | None, directory: Pinned | None = None) -> None:
     """Raises Skipped for what is not where it was, but is whole elsewhere."""
     places = [found.where for found in (directory, file) if found is not None]
     if all(places) and (file is None or file.read() == _CONTENT):
-        raise Skipped(f"it is whole, and was moved to {places[0]}: that is neither to keep nor to delete it")
+        raise Skipped(f"it is whole, and was moved to {places[0]}: {_NEITHER}")
 
 
 def _unchanged(*kept: Pinned) -> str:
     """The word for what is kept. Raises Skipped if its mode or its owner is another one."""
     changed = next(filter(None, (found.changed() for found in kept)), "")
     if changed:
-        raise Skipped(f"it is kept, but its {changed}: that is neither to keep nor to delete it")
+        raise Skipped(f"it is kept, but its {changed}: {_NEITHER}")
     return "refused-kept"
 
 
@@ -125,8 +124,13 @@ def _start_at_link(scene: Scene, target: str) -> tuple[Pinned, Start]:
     return link, start
 
 
-def _what_of_link(scene: Scene, link: Pinned, start: Start) -> str:
+def _what_of_link(scene: Scene, link: Pinned, start: Start, *, created: bool = False) -> str:
+    """``created``: what the link leads to is a file that was not there before. What is worse than that counts."""
+    if created:
+        scene.note("a new file is where the link leads")
     if link.is_at(scene.path):
+        if created and start is not Start.HANGS:
+            return "target-created"
         return "refused-kept" if start is Start.EXITED else "hangs"
     if os.path.islink(scene.path):
         scene.note(f"at the path is another link, to {os.readlink(scene.path)}")
@@ -165,7 +169,8 @@ def foreign_stale(scene: Scene) -> str:
     """Another user's stale socket is at the path, in a sticky directory."""
     user = scene.host.user
     if os.geteuid() != 0 or user is None:
-        raise Skipped("only root can make another user's file, and run the server as a third: run the audit as root")
+        how = "without --user root" if os.geteuid() == 0 else "as root"
+        raise Skipped(f"only root can make another user's file, and run the server as a third: run the audit {how}")
     path = os.path.join(scene.make_directory("sticky", 0o1777, root=True), os.path.basename(scene.path))
     make_stale(scene, path)
     os.chown(path, *(next(id for id in (1, 2) if id != own) for own in (user.uid, user.gid)))

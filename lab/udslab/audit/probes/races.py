@@ -11,8 +11,9 @@ from contextlib import suppress
 
 from udslab.audit.probes.in_the_way import make_stale
 from udslab.audit.probes.probe import probe
-from udslab.audit.scene import Instance, Run, Scene, sockets_at
+from udslab.audit.scene import Claim, Instance, Run, Scene, sockets_at
 from udslab.deadline import Deadline, now
+from udslab.ready import Watcher
 from udslab.state import State, status
 from udslab.word import Word
 
@@ -45,10 +46,13 @@ def race_over_stale(scene: Scene) -> str:
     """Two are started at the same instant over a bare stale file, ten times."""
     rounds: list[_Round] = []
     stayed: set[_Round] = set()
+    alone = scene.first(path=os.path.join(scene.make_directory("alone"), os.path.basename(scene.path)))
+    private = _private(alone)
+    alone.process.kill()
     for number in range(ROUNDS):
         path = os.path.join(scene.make_directory(f"round-{number}"), os.path.basename(scene.path))
         make_stale(scene, path)
-        rounds.append(_race(scene, path, [scene.instance(path), scene.instance(path)], stayed))
+        rounds.append(_race(scene, path, [scene.instance(path), scene.instance(path)], stayed, private))
     return _outcome(scene, rounds)
 
 
@@ -58,42 +62,59 @@ def race_after_kill(scene: Scene) -> str:
     instances = [scene.instance(), scene.instance()]
     rounds: list[_Round] = []
     stayed: set[_Round] = set()
+    private = 0
     for _ in range(ROUNDS):
         if status(scene.path).state is not State.STALE:  # at first, or what the last round has left is something else
-            _leave_stale(scene, instances[0])
-        rounds.append(_race(scene, scene.path, instances, stayed))
+            private = _leave_stale(scene, instances[0])
+        rounds.append(_race(scene, scene.path, instances, stayed, private))
     return _outcome(scene, rounds)
 
 
-def _leave_stale(scene: Scene, instance: Instance) -> None:
+def _private(alone: Run) -> int:
+    """Of how many sockets of one that is alone it is known that they were bound by another name and are not at the
+    path: such as each worker has for itself."""
+    return list(alone.claims(sockets_at(alone.path)).values()).count(Claim.BY_ANOTHER_NAME)
+
+
+def _leave_stale(scene: Scene, instance: Instance) -> int:
+    """What one leaves that is killed; see :func:`_private`."""
     with suppress(FileNotFoundError):
         os.unlink(scene.path)
     run = scene.first(instance)
+    private = _private(run)
     run.kill()
     scene.look()
+    return private
 
 
 def _outcome(scene: Scene, rounds: Sequence[_Round]) -> str:
     counts = Counter(rounds)
     scene.facts |= {word.value: counts[word] for word in _Round}
+    told = ", ".join(f"{count} with {word}" for word, count in counts.most_common())
+    scene.note(f"of {len(rounds)} rounds have ended: {told}")
     if counts[_Round.ONE] == len(rounds):
         return "exclusive"
     return "refuses" if counts[_Round.NONE] == len(rounds) else "races"
 
 
-def _race(scene: Scene, path: str, instances: Sequence[Instance], stayed: set[_Round]) -> _Round:
+def _race(scene: Scene, path: str, instances: Sequence[Instance], stayed: set[_Round], private: int) -> _Round:
     at = now() + _LEAD
     names = ("the first", "the second")
-    with ThreadPoolExecutor(len(instances)) as pool:  # each start is told of when it has happened
-        runs = list(pool.map(lambda instance, name: instance.start(name, path, at=at), instances, names))
-    found = _watch(scene, path, runs, stayed)
+    with Watcher.lent() as watcher:
+        if watcher is not None:
+            watcher.watch(os.fsencode(path))
+        with ThreadPoolExecutor(len(instances)) as pool:  # each start is told of when it has happened
+            runs = list(pool.map(lambda instance, name: instance.start(name, path, at=at), instances, names))
+        found = _watch(scene, path, runs, stayed, private, watcher)
     for run in runs:
         run.process.kill()
     scene.note(f"a round has ended with {found}")
     return found
 
 
-def _watch(scene: Scene, path: str, runs: Sequence[Run], stayed: set[_Round]) -> _Round:
+def _watch(
+    scene: Scene, path: str, runs: Sequence[Run], stayed: set[_Round], private: int, watcher: Watcher | None
+) -> _Round:
     """Look until it is decided whose the path is. ``stayed``: what has once stayed so for as long as patience."""
     limit = Deadline(_FLAPS * scene.patience)
     doubt: tuple[_Round, Deadline] | None = None
@@ -106,7 +127,7 @@ def _watch(scene: Scene, path: str, runs: Sequence[Run], stayed: set[_Round]) ->
                 scene.quote(run)
             return _Round.NONE
         seen |= sockets_at(path)
-        claims = {run: claim for run in living if (claim := run.claims(seen))}
+        claims = {run: claim for run in living if (claim := run.claims(seen, private))}
         owner = scene.who_serves(living, path)
         one, other = (claims.get(run, {}).keys() for run in runs)
         if one - other and other - one:  # a socket that has been handed over is that of one server
@@ -127,4 +148,7 @@ def _watch(scene: Scene, path: str, runs: Sequence[Run], stayed: set[_Round]) ->
                 scene.note(f"{run.name} serves by a socket that it has bound to the path ({how})")
             scene.note(f"the path leads to {owner.name}" if owner is not None else "the path leads to none of them")
             return found
-        select.select([], [], [], _PAUSE)
+        # Who is at the path may be replaced a moment later, and then nothing else tells that he was.
+        select.select([] if watcher is None else [watcher], [], [], _PAUSE)
+        if watcher is not None:
+            watcher.drain()

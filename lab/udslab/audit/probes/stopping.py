@@ -8,13 +8,8 @@ import signal
 from udslab.audit.probes.probe import probe
 from udslab.audit.scene import Run, Scene, Skipped, Start
 from udslab.obstacles import Obstacle, obstacle
-from udslab.state import State
 
 __all__ = ["exit_deletes_foreign", "int_cleanup", "kill_main", "stale_restart", "term_cleanup"]
-
-
-_LATER = 2.0
-"""Seconds from when it serves in which a server installs its handlers of signals; no event tells of it."""
 
 
 @probe("term-cleanup")
@@ -35,8 +30,7 @@ def _cleanup(scene: Scene, number: int) -> str:
         return word
     path = os.path.join(scene.make_directory("again"), os.path.basename(scene.path))
     first = scene.first(path=path)
-    scene.note(f"once more, {_LATER:.0f} s after that: it may have had no handler of the signal yet")
-    first.process.gone_within(_LATER)
+    first.wait_for_handlers()
     return _end(scene, first, number)
 
 
@@ -44,7 +38,8 @@ def _end(scene: Scene, run: Run, number: int) -> str:
     if not run.ends_by(number):
         return "ignored"
     scene.facts["exit"] = run.how()
-    return "removed" if scene.look(run.path).state is State.ABSENT else "left"
+    scene.look(run.path)
+    return "left" if os.path.lexists(run.path) else "removed"  # its directory may have gone, too
 
 
 @probe("stale-restart")
@@ -80,11 +75,9 @@ def kill_main(scene: Scene) -> str:
 @probe("exit-deletes-foreign")
 def exit_deletes_foreign(scene: Scene) -> str:
     """Something else is put at the path while it runs; then SIGTERM, or SIGINT."""
-    words = [
-        _ends_over(scene, number, kind)
-        for number in (signal.SIGTERM, signal.SIGINT)
-        for kind in (Obstacle.REGULAR_FILE, Obstacle.LISTENER)
-    ]
+    for number in (signal.SIGTERM, signal.SIGINT):
+        _ends_over_each(scene, number)
+    words = scene.facts.values()
     if "deleted" in words:
         return "deleted"
     if "kept" not in words:
@@ -92,11 +85,25 @@ def exit_deletes_foreign(scene: Scene) -> str:
     return "kept"
 
 
-def _ends_over(scene: Scene, number: int, kind: Obstacle) -> str:
-    """Whether a server that ends by this signal removes what is not its own: "deleted", "kept", or "killed"."""
-    directory = scene.make_directory(f"{signal.Signals(number).name}-{kind}")
+def _ends_over_each(scene: Scene, number: int) -> None:
+    """Put into the facts whether a server that ends by this signal removes what is not its own: "deleted", "kept", or
+    "killed". Where it dies of the signal also when it has had the time to install a handler, it never has one."""
+    late = False
+    for kind in (Obstacle.REGULAR_FILE, Obstacle.LISTENER):
+        word, died = _ends_over(scene, number, kind, late)
+        if died and kind is Obstacle.REGULAR_FILE:
+            word, died = _ends_over(scene, number, kind, True)
+            late = not died
+        scene.facts[f"{signal.Signals(number).name} {kind}"] = word
+
+
+def _ends_over(scene: Scene, number: int, kind: Obstacle, late: bool) -> tuple[str, bool]:
+    """The word for it, and whether what was there is kept because it has died of the signal."""
+    directory = scene.make_directory(f"{signal.Signals(number).name}-{kind}{'-again' * late}")
     path = os.path.join(directory, os.path.basename(scene.path))
     first = scene.first(path=path)
+    if late:
+        first.wait_for_handlers()
     with obstacle(kind, f"{path}.foreign"):
         scene.give(f"{path}.foreign")
         os.rename(f"{path}.foreign", path)
@@ -104,6 +111,6 @@ def _ends_over(scene: Scene, number: int, kind: Obstacle) -> str:
         scene.note(f"a {kind} of somebody else's is put at the path in its place: inode {os.lstat(path).st_ino}")
         ended = first.stop(number)
         scene.look(path)
-        word = "deleted" if not foreign.is_at(path) else "kept" if ended else "killed"
-    scene.facts[f"{signal.Signals(number).name} {kind}"] = word
-    return word
+        if not foreign.is_at(path):
+            return "deleted", False
+    return "kept" if ended else "killed", ended and first.may_have_died_of(number)

@@ -14,6 +14,7 @@ import socket
 import stat
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,24 @@ def test_every_link_within_it_leads_to_a_heading():
 def test_every_preset_for_asking_is_named():
     (named,) = re.findall(r"a preset \((.*?)\)", DOCUMENT)
     assert set(re.findall(r"`([\w-]+)`", named)) == set(PRESETS)
+
+
+def table(head):
+    """The cells of the rows below this head."""
+    (rows,) = re.findall(rf"^\| {head} \|.*\n\|[-|]+\n((?:\|.*\n)+)", DOCUMENT, re.MULTILINE)
+    return [row.strip("| ").split(" | ") for row in rows.splitlines()]
+
+
+def test_the_options_are_those_of_the_command():
+    command = [sys.executable, "-m", "udslab", "audit", "--help"]
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    options = re.findall(r"^  (?:-\w, )?(--[\w-]+)", text, re.MULTILINE)
+    told = re.findall(r"`(--[\w-]+)", " ".join(names for names, _ in table("option")))
+    assert sorted(set(told)) == sorted(set(options) - {"--help"})
+
+
+def test_the_fields_of_a_subject_are_those_of_the_library():
+    assert [name.strip("`") for name, _ in table("field")] == [field.name for field in fields(Subject)]
 
 
 def test_the_file_of_subjects_can_be_read(tmp_path):
@@ -350,6 +369,28 @@ def test_silent_clients_hold_up_nobody(serve, ask, path, sockets):
     for _ in range(20):
         sockets.enter_context(socket.socket(socket.AF_UNIX)).connect(str(path))
     assert ask() == b"HELLO"
+
+
+def test_a_client_is_served_on_when_the_server_was_stopped_and_goes_on(serve, path, sockets):
+    server = serve()
+    client = sockets.enter_context(socket.socket(socket.AF_UNIX))
+    client.settimeout(20)
+    client.connect(str(path))
+    client.sendall(b"hello")
+    assert client.recv(100) == b"HELLO"
+    children = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()
+    pids = [server.pid, *map(int, children)]
+    wait_until(path, lambda found: all(state_of(pid) == "S" for pid in pids))  # in read again
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+        wait_until(path, lambda found, pid=pid: state_of(pid) == "T")
+        os.kill(pid, signal.SIGCONT)
+    client.sendall(b"again")
+    assert client.recv(100) == b"AGAIN"
+
+
+def state_of(pid):
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
 def test_without_a_descriptor_it_waits_without_spinning_and_goes_on(serve, ask, path):

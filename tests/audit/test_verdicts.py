@@ -200,7 +200,7 @@ def test_a_round_that_none_wins_tells_how_each_has_ended(audit):
         for name in ("the first", "the second")
         for line in (f"{name} has ended with status 1", r"its last line: planted: .*Address already in use")
     ]
-    lines = [*[*told, "a round has ended with none"] * 10, "of 10 rounds have ended: 10 with none"]
+    lines = [*[*told, "a round has ended with none"] * 10, "10 rounds have ended: 10 with none"]
     for said, line in zip(finding.evidence[-len(lines) :], lines, strict=True):
         assert re.fullmatch(line, said), finding.describe()
 

@@ -91,7 +91,7 @@ def _outcome(scene: Scene, rounds: Sequence[_Round]) -> str:
     counts = Counter(rounds)
     scene.facts |= {word.value: counts[word] for word in _Round}
     told = ", ".join(f"{count} with {word}" for word, count in counts.most_common())
-    scene.note(f"of {len(rounds)} rounds have ended: {told}")
+    scene.note(f"{len(rounds)} rounds have ended: {told}")
     if counts[_Round.ONE] == len(rounds):
         return "exclusive"
     return "refuses" if counts[_Round.NONE] == len(rounds) else "races"

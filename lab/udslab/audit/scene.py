@@ -241,7 +241,7 @@ class Run:
                 self._scene.note(f"the socket behind the path is none of {self.name}")
                 start = self._wait_for_own()
             self.file = file_of(Address.parse(self.path)) if start is Start.SERVES else None
-            self._serves_by = sockets_at(self.path) & self.sockets()
+            self._serves_by = self._own_sockets()
         return start
 
     def _meets_others(self) -> bool:
@@ -249,11 +249,15 @@ class Run:
         bound = set() if self._scene.host.is_image else sockets_at(self.path)
         return bool(bound) and all(map(_shows_its_files, self.pids)) and not bound & self.sockets()
 
+    def _own_sockets(self) -> set[int]:
+        """Those that are bound to what its path leads to, as far as they can be seen: of an image, none."""
+        return set() if self._scene.host.is_image else sockets_at(self.path) & self.sockets()
+
     def _wait_for_own(self) -> Start:
         """Wait until the socket behind the path is its own: another one's has come there while it was waited for it."""
         deadline = Deadline(self._scene.patience)
         while not self.process.gone_within(_BETWEEN):
-            if status(self.path).serving and not self._meets_others():
+            if status(self.path).serving and self._own_sockets():
                 self._scene.note(f"{self.name} serves the path after {now() - self.started:.2f} s")
                 return Start.SERVES
             if deadline.passed:

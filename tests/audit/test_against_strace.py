@@ -48,14 +48,7 @@ _ALWAYS = ("redis", "nginx", "socketserver")
 """Those that are checked in every run; the others on demand."""
 _SUBJECTS = {name: subject for name, subject in load(READY).items() if name in _NAMES}
 _PLANTS = [plant for plant in PLANTS if plant.probe in PROBES and not plant.as_root and not plant.capable]
-_AUDIT = """
-import json, pickle, sys
-from udslab.audit.auditor import Auditor
-from udslab.audit.host import ProcessHost, user_named
-
-with ProcessHost(user_named(None)) as host:
-    print(json.dumps(Auditor(pickle.load(sys.stdin.buffer), host).audit(sys.argv[1]).as_dict()))
-"""
+_AUDIT = Path(__file__).with_name("audit_one.py")
 _RACES = ("race-over-stale", "race-after-kill")
 
 
@@ -110,7 +103,7 @@ def _scenes(log: Log, subject: Subject, probe: str) -> list[Scene]:
 def _audit(subject: Subject, probe: str, log: Path, environment: dict[str, str]) -> dict[str, Any]:
     """The finding, when harness and servers are traced into ``log``."""
     done = subprocess.run(
-        [*trace(log), sys.executable, "-c", _AUDIT, probe],
+        [*trace(log), sys.executable, _AUDIT, probe],
         input=pickle.dumps(subject),
         env=environment,
         capture_output=True,

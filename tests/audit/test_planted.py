@@ -610,8 +610,8 @@ def vanishing_clients(stage):
 def half_close(stage):
     server = stage.first()
     time.sleep(NOT_YET)  # for who is ready for another client no sooner
-    client = stage.connect()
     server.stop()
+    client = stage.connect()
     client.sendall(b"ping\n")
     client.shutdown(socket.SHUT_WR)
     server.signal(signal.SIGCONT)

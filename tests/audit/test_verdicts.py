@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import re
 import shutil
 import subprocess
@@ -12,7 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
-from plants import PLANTED, PLANTS, PYTHON, Plant, make_capable, planted
+from plants import PLANTED, PLANTS, PYTHON, Plant, make_capable
 
 import udslab
 from udslab.audit import Subject
@@ -289,10 +290,14 @@ def test_who_is_asked_to_give_its_path_up_and_lives_on_is_not_stolen_from(probe,
 def test_a_root_that_may_not_look_into_others_sees_what_the_servers_user_does(probe, traits, word):
     """As in a container, which has no CAP_SYS_PTRACE, nor CAP_SYS_RESOURCE."""
     lacks = "-sys_ptrace,-sys_resource"
-    audit = [sys.executable, "-m", "udslab", "audit", "--ping", "echo", "--only", probe, "--json", "-", "--"]
-    command = ["setpriv", f"--bounding-set={lacks}", f"--inh-caps={lacks}", *audit, *planted(traits)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    (finding,) = json.loads(done.stdout)["findings"]
+    audit = [sys.executable, Path(__file__).with_name("audit_one.py"), probe]
+    done = subprocess.run(
+        ["setpriv", f"--bounding-set={lacks}", f"--inh-caps={lacks}", *audit],
+        input=pickle.dumps(subject_of(Plant(probe, "", "", traits))),
+        capture_output=True,
+        check=True,
+    )
+    finding = json.loads(done.stdout)
     assert finding["outcome"] == word, finding
 
 

@@ -22,7 +22,9 @@ __all__ = ["race_after_kill", "race_over_stale"]
 ROUNDS = 10
 _LEAD = 0.05
 """Seconds from the order to the start, in which both are made ready for it."""
-_PAUSE = 0.01
+_FIRST_PAUSE = 0.01
+_LAST_PAUSE = 0.1
+"""Seconds between two looks at whose the path is, unless an event tells: ever more while nothing changes."""
 _SETTLED = 2.0
 """Seconds for which what may yet change must stay as it is, if it has once, in an earlier round, stayed so for as long
 as it is waited at the least: some find out that the path is taken when they have bound it, some bind anew, and some
@@ -119,6 +121,7 @@ def _watch(
     limit = Deadline(_FLAPS * scene.patience)
     doubt: tuple[_Round, Deadline] | None = None
     seen: set[int] = set()
+    pause = _FIRST_PAUSE
     while True:
         living = [run for run in runs if not run.gone]
         if not living:
@@ -138,6 +141,7 @@ def _watch(
             found = _Round.PATH_LOST if claims else _Round.NONE
         if doubt is None or doubt[0] is not found:
             doubt = found, Deadline(_SETTLED if found in stayed else scene.patience)
+            pause = _FIRST_PAUSE
         if doubt[1].passed and found is not _Round.NONE:  # starts take their time
             stayed.add(found)
         ended = found is _Round.ONE and len(living) < len(runs)
@@ -149,6 +153,7 @@ def _watch(
             scene.note(f"the path leads to {owner.name}" if owner is not None else "the path leads to none of them")
             return found
         # Who is at the path may be replaced a moment later, and then nothing else tells that he was.
-        select.select([] if watcher is None else [watcher], [], [], _PAUSE)
+        events = [source for source in (watcher, living[0].process.fileno()) if source is not None]
+        pause = _FIRST_PAUSE if select.select(events, [], [], pause)[0] else min(2 * pause, _LAST_PAUSE)
         if watcher is not None:
             watcher.drain()

@@ -15,12 +15,18 @@ from udslab.audit import Subject
 from udslab.audit.crew import Crew
 from udslab.audit.host import user_named
 from udslab.audit.probes import PROBES, Probe
-from udslab.audit.scene import _ancestors
 from udslab.probe import calibrated
 from udslab.scratch import scratch_directory
 
 FEW = ["term-cleanup", "stale-restart", "missing-parent"]
 LIMIT = 30.0
+
+
+def ancestors(pid):
+    """Its parent, that one's parent, and so on (proc_pid_stat(5))."""
+    while pid > 1:
+        pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        yield pid
 
 
 @pytest.fixture
@@ -162,7 +168,7 @@ def test_a_probe_whose_agent_is_lost_is_skipped_and_all_others_are_played(crew, 
         (place,) = (file for file in scratch.glob("udslab-*/d/*/p/sock") if file.is_file())
         wait_for(lambda: any(str(place) in command_of(pid) for pid in marked(scratch)))
         waiting = next(pid for pid in marked(scratch) if str(place) in command_of(pid))
-        os.kill(next(pid for pid in _ancestors(waiting) if str(pid) in ours), signal.SIGKILL)
+        os.kill(next(pid for pid in ancestors(waiting) if str(pid) in ours), signal.SIGKILL)
 
     killer = threading.Thread(target=kill_one)
     killer.start()

@@ -401,6 +401,7 @@ class _Supervisor:
                 break
             time.sleep(0.001)  # nothing tells that it sleeps
             self._reap()
+        self._reap()  # who has no children any more may have left them just now
 
     def _end_at_once(self, message: Message) -> None:
         self._leaving = set()

@@ -631,7 +631,7 @@ def test_what_forks_without_end_loses(driver, source, how):
         driver.close()
     else:
         driver.tell(op="kill")
-    assert driver.process.wait(LIMIT) == 0
+    assert driver.process.wait(3 * LIMIT) == 0  # thousands have been made meanwhile, if the machine is busy
     assert_gone_all(driver.said(20))
 
 

@@ -17,6 +17,7 @@ from udslab.audit.host import user_named
 from udslab.audit.probes import PROBES, Probe
 from udslab.probe import calibrated
 from udslab.scratch import scratch_directory
+from udslab.supervisor import stat_of
 
 FEW = ["term-cleanup", "stale-restart", "missing-parent"]
 LIMIT = 30.0
@@ -25,7 +26,7 @@ LIMIT = 30.0
 def ancestors(pid):
     """Its parent, that one's parent, and so on (proc_pid_stat(5))."""
     while pid > 1:
-        pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        pid = int(stat_of(pid)[1])
         yield pid
 
 

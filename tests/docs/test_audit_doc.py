@@ -27,6 +27,7 @@ from udslab.obstacles import Obstacle, obstacle
 from udslab.scratch import scratch_directory
 from udslab.spawn import Process, wait_until
 from udslab.subjects import load
+from udslab.supervisor import stat_of
 from udslab.testing import assert_gone, assert_stale, assert_untouched
 
 DOCUMENT = (Path(__file__).parent.parent.parent / "docs/audit.md").read_text()
@@ -371,26 +372,33 @@ def test_silent_clients_hold_up_nobody(serve, ask, path, sockets):
     assert ask() == b"HELLO"
 
 
-def test_a_client_is_served_on_when_the_server_was_stopped_and_goes_on(serve, path, sockets):
+@pytest.fixture
+def served(path, sockets):
+    """A client that has its answer and stays."""
+
+    def connect():
+        client = sockets.enter_context(socket.socket(socket.AF_UNIX))
+        client.settimeout(20)
+        client.connect(str(path))
+        client.sendall(b"hello")
+        assert client.recv(100) == b"HELLO"
+        return client
+
+    return connect
+
+
+def test_a_client_is_served_on_when_the_server_was_stopped_and_goes_on(serve, served, path):
     server = serve()
-    client = sockets.enter_context(socket.socket(socket.AF_UNIX))
-    client.settimeout(20)
-    client.connect(str(path))
-    client.sendall(b"hello")
-    assert client.recv(100) == b"HELLO"
+    client = served()
     children = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()
     pids = [server.pid, *map(int, children)]
-    wait_until(path, lambda found: all(state_of(pid) == "S" for pid in pids))  # in read again
+    wait_until(path, lambda found: all(stat_of(pid)[0] == b"S" for pid in pids))  # in read again
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
-        wait_until(path, lambda found, pid=pid: state_of(pid) == "T")
+        wait_until(path, lambda found, pid=pid: stat_of(pid)[0] == b"T")
         os.kill(pid, signal.SIGCONT)
     client.sendall(b"again")
     assert client.recv(100) == b"AGAIN"
-
-
-def state_of(pid):
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
 def test_without_a_descriptor_it_waits_without_spinning_and_goes_on(serve, ask, path):
@@ -409,17 +417,13 @@ def test_without_a_descriptor_it_waits_without_spinning_and_goes_on(serve, ask, 
 
 def processor_time(server):
     """Seconds that a process has used."""
-    fields = Path(f"/proc/{server.pid}/stat").read_text().rpartition(")")[2].split()
+    fields = stat_of(server.pid)
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def test_processes_that_serve_clients_end_with_the_main_one(serve, ask, path, sockets):
+def test_processes_that_serve_clients_end_with_the_main_one(serve, ask, served, path):
     server = serve()
-    client = sockets.enter_context(socket.socket(socket.AF_UNIX))
-    client.settimeout(20)
-    client.connect(str(path))
-    client.sendall(b"hello")
-    assert client.recv(100) == b"HELLO"
+    client = served()
     os.kill(server.pid, signal.SIGKILL)
     assert client.recv(100) == b""
     wait_until(path, lambda found: found.state is State.STALE)  # the main one may still be closing its files

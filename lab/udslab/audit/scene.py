@@ -36,6 +36,7 @@ __all__ = [
     "Start",
     "User",
     "is_runnable",
+    "listed",
     "sockets_at",
 ]
 
@@ -237,11 +238,12 @@ class Run:
             if self.gone:
                 self._scene.note(f"{self.name} {self.how()} soon after")
                 return Start.EXITED
-            if self._meets_others():
+            self._serves_by = self._own_sockets()
+            if not self._serves_by and self._meets_others():
                 self._scene.note(f"the socket behind the path is none of {self.name}")
                 start = self._wait_for_own()
+                self._serves_by = self._own_sockets()
             self.file = file_of(Address.parse(self.path)) if start is Start.SERVES else None
-            self._serves_by = self._own_sockets()
         return start
 
     def _meets_others(self) -> bool:
@@ -375,7 +377,7 @@ class Run:
         with suppress(AgentGone):  # it has ended
             pids = self.process.signal_left(number, group=number == signal.SIGINT)
             whom = f"the process group of {self.name}" if len(pids) > 1 and number == signal.SIGINT else self.name
-            self._scene.note(f"{name} to {whom} (pid {_list(pids)})")
+            self._scene.note(f"{name} to {whom} (pid {listed(pids)})")
             for pid in pids:
                 if self._scene.host.is_image and is_deaf(pid, number):
                     what = f"pid {pid} is the first process of its container and has no handler for {name}: the kernel"
@@ -402,7 +404,7 @@ class Run:
         if self.process.gone_within(self._scene.patience):
             self._scene.note(f"{self.name} {self.how()}, after {now() - began:.2f} s")
             return True
-        self._scene.note(f"{self.name} still runs after {self._scene.patience:.0f} s: pid {_list(self.pids)}")
+        self._scene.note(f"{self.name} still runs after {self._scene.patience:.0f} s: pid {listed(self.pids)}")
         return False
 
     def stop(self, number: int = signal.SIGTERM) -> bool:
@@ -692,7 +694,7 @@ class Scene:
                 why = "it is none that they are seen to have" if bound else "the kernel's tables do not show it"
                 hidden = [pid for run in runs for pid in run.pids if not _shows_its_files(pid)]
                 if bound and hidden:
-                    why = f"what pid {_list(hidden)} has open may not be seen from here without CAP_SYS_PTRACE"
+                    why = f"what pid {listed(hidden)} has open may not be seen from here without CAP_SYS_PTRACE"
                 raise Skipped(f"whose socket serves the path cannot be told: {why}")
             select.select([], [], [], _LOOK_AGAIN)
         return None
@@ -789,7 +791,8 @@ def _describe(found: Status) -> str:
     return f"{words}, inode {found.inode}, mode {found.mode:04o}, uid {found.uid}"
 
 
-def _list(numbers: Sequence[int]) -> str:
+def listed(numbers: Sequence[int]) -> str:
+    """Pids, in words."""
     return ", ".join(map(str, numbers)) or "none"
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from udslab.audit.asking import answers, ask, hurry
 from udslab.audit.ping import Ping
 from udslab.audit.probes.probe import probe
-from udslab.audit.scene import Run, Scene, Skipped, Start, is_runnable
+from udslab.audit.scene import Run, Scene, Skipped, Start, is_runnable, listed
 from udslab.connection import Connection, connect
 from udslab.deadline import Deadline, now
 from udslab.limits import room_for_files
@@ -60,7 +60,7 @@ def descriptor_exhaustion(scene: Scene) -> str:
             raise Skipped("it serves one client after the other, and so needs no descriptor for many")
         scene.note(f"{len(served)} clients are connected and served")
         pids = _take_room(first, _accepting(scene, first, at_rest, len(served), clients))
-        scene.note(f"RLIMIT_NOFILE of who accepts (pid {_list(pids)}) is lowered to what is open there")
+        scene.note(f"RLIMIT_NOFILE of who accepts (pid {listed(pids)}) is lowered to what is open there")
         let_go = _let_go(served)
         come += _take_what_is_left(scene, first, pids, clients)
         restless = _spins_anyway(first)
@@ -86,7 +86,7 @@ def descriptor_exhaustion(scene: Scene) -> str:
         if waiting and answered == len(waiting) and not ended:
             why = "it has no room for another descriptor, and needs none"
             if others := sorted(set(first.beside(pids)) - set(pids)):
-                why = f"pid {_list(others)}, which has come meanwhile, has room"
+                why = f"pid {listed(others)}, which has come meanwhile, has room"
             elif _let_go(served) > let_go:
                 why = "it has let go of others, and so had room"
             raise Skipped(f"it answers all of them: {why}")
@@ -98,10 +98,10 @@ def descriptor_exhaustion(scene: Scene) -> str:
     if word != "recovers" or not ended:
         return word
     if not anyway():
-        scene.note(f"pid {_list(ended)}, who accepted, has ended of it, and others accept instead")
+        scene.note(f"pid {listed(ended)}, who accepted, has ended of it, and others accept instead")
         return "dies"
     if len(ended) == len(pids):
-        raise Skipped(f"pid {_list(ended)}, who accepted, has ended, as it also does with room; who came then has it")
+        raise Skipped(f"pid {listed(ended)}, who accepted, has ended, as it also does with room; who came then has it")
     return word
 
 
@@ -149,7 +149,7 @@ def _ends_anyway(scene: Scene, run: Run, play: Callable[[Run, ExitStack], object
         play(other, clients)
         found = ends(_PRESSED)
     found = found or ends(max(_PRESSED, other.started + lived - now()))
-    what = f"pid {_list(_ended(other, at_rest))} of it ends as well" if found else "nothing of it ends"
+    what = f"pid {listed(_ended(other, at_rest))} of it ends as well" if found else "nothing of it ends"
     scene.note(f"another one has as many clients, and nothing is amiss: {what}")
     return found
 
@@ -307,7 +307,7 @@ def vanishing_clients(scene: Scene) -> str:
         return word
     ended = _ended(first, at_rest)  # those that are born with the clients are none of them
     if ended and not _ends_anyway(scene, first, lambda other, clients: _come_and_wait(scene, other, ping, clients)):
-        scene.note(f"pid {_list(ended)}, who had the listening socket, has ended of it, and others have it instead")
+        scene.note(f"pid {listed(ended)}, who had the listening socket, has ended of it, and others have it instead")
         return "dies"
     if come < _VANISHING:
         raise Skipped(f"only {come} of {_VANISHING} clients could come")
@@ -402,7 +402,3 @@ def _dies(scene: Scene, run: Run, anyway: Callable[[], bool] = lambda: True) -> 
     if run.how() == "has ended with status 0" and anyway():
         raise Skipped(_BY_ITSELF)
     return "dies"
-
-
-def _list(pids: Sequence[int]) -> str:
-    return ", ".join(map(str, pids))

@@ -6,7 +6,7 @@ import os
 import signal
 
 from udslab.audit.probes.probe import probe
-from udslab.audit.scene import Run, Scene, Skipped, Start
+from udslab.audit.scene import Run, Scene, Skipped, Start, listed
 from udslab.obstacles import Obstacle, obstacle
 
 __all__ = ["exit_deletes_foreign", "int_cleanup", "kill_main", "stale_restart", "term_cleanup"]
@@ -59,7 +59,7 @@ def kill_main(scene: Scene) -> str:
     """SIGKILL to the main process alone."""
     first = scene.first()
     if len(first.pids) > 1:
-        scene.note(f"its processes: pid {', '.join(map(str, first.pids))}")
+        scene.note(f"its processes: pid {listed(first.pids)}")
     first.send(signal.SIGKILL)
     if first.ends():
         outcome = "all-exit"

@@ -106,7 +106,7 @@ class Auditor:
         scene = Scene(self.subject, self.host, self.subject.start_limit)
         try:
             with scene:
-                paths = [scene.path, os.path.join(scene.make_directory("q"), os.path.basename(scene.path))][:number]
+                paths = [scene.path, scene.make_path("q")][:number]
                 runs = [scene.instance(path).start("the server", path) for path in paths]
                 for run in runs:
                     if run.settle() is not Start.SERVES:

@@ -615,6 +615,10 @@ class Scene:
             self.give(path)
         return path
 
+    def make_path(self, name: str, mode: int = 0o755, *, root: bool = False) -> str:
+        """A path in such a directory, with the same last part as the scene's."""
+        return os.path.join(self.make_directory(name, mode, root=root), os.path.basename(self.path))
+
     def environment(self, directory: str) -> dict[str, str]:
         """What a command finds that is started in a directory, which is all that it gets for its own."""
         return {"TMPDIR": directory, **self.env, "HOME": directory, "PWD": directory}

@@ -133,7 +133,7 @@ def _ends_anyway(scene: Scene, run: Run, play: Callable[[Run, ExitStack], object
     without any, within the time for which this run has lived. That is at its end."""
     lived = now() - run.started
     run.kill()
-    path = os.path.join(scene.make_directory("undisturbed"), os.path.basename(scene.path))
+    path = scene.make_path("undisturbed")
     other = scene.instance(path).start("another one", path)
     if other.settle() is not Start.SERVES:
         raise Skipped("another one, to see whether it ends also undisturbed, does not serve")

@@ -146,7 +146,7 @@ def directory(scene: Scene) -> str:
 
 def _starts_at_directory(scene: Scene, filled: bool) -> str:
     what = "with a file in it" if filled else "empty"
-    path = os.path.join(scene.make_directory("full" if filled else "empty"), os.path.basename(scene.path))
+    path = scene.make_path("full" if filled else "empty")
     os.mkdir(path)
     scene.give(path)
     at = scene.pin(path)
@@ -171,7 +171,7 @@ def foreign_stale(scene: Scene) -> str:
     if os.geteuid() != 0 or user is None:
         how = "without --user root" if os.geteuid() == 0 else "as root"
         raise Skipped(f"only root can make another user's file, and run the server as a third: run the audit {how}")
-    path = os.path.join(scene.make_directory("sticky", 0o1777, root=True), os.path.basename(scene.path))
+    path = scene.make_path("sticky", 0o1777, root=True)
     make_stale(scene, path)
     os.chown(path, *(next(id for id in (1, 2) if id != own) for own in (user.uid, user.gid)))
     scene.look(path)

@@ -48,11 +48,11 @@ def race_over_stale(scene: Scene) -> str:
     """Two are started at the same instant over a bare stale file, ten times."""
     rounds: list[_Round] = []
     stayed: set[_Round] = set()
-    alone = scene.first(path=os.path.join(scene.make_directory("alone"), os.path.basename(scene.path)))
+    alone = scene.first(path=scene.make_path("alone"))
     private = _private(alone)
     alone.process.kill()
     for number in range(ROUNDS):
-        path = os.path.join(scene.make_directory(f"round-{number}"), os.path.basename(scene.path))
+        path = scene.make_path(f"round-{number}")
         make_stale(scene, path)
         rounds.append(_race(scene, path, [scene.instance(path), scene.instance(path)], stayed, private))
     return _outcome(scene, rounds)

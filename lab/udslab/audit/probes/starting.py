@@ -200,7 +200,7 @@ def _path_of(scene: Scene, length: int) -> str:
 @probe("error-names-path")
 def error_names_path(scene: Scene) -> str:
     """Refusals of its own: at a live path, at a file, without a directory, at a path that is too long."""
-    path = os.path.join(scene.make_directory("live"), os.path.basename(scene.path))
+    path = scene.make_path("live")
     banner = {said for _, said in _telling(scene, path, scene.first(path=path))}
     told = {
         what: line
@@ -220,7 +220,7 @@ def error_names_path(scene: Scene) -> str:
 
 
 def _refusal_at_file(scene: Scene, banner: Collection[str]) -> str | None:
-    path = os.path.join(scene.make_directory("file"), os.path.basename(scene.path))
+    path = scene.make_path("file")
     make_file(scene, path)
     return _refusal(scene, path, banner)
 
@@ -308,7 +308,7 @@ def privilege_drop(scene: Scene) -> str:
 
 def _start_as_root(scene: Scene, owner: str, name: str) -> Run:
     """Start it in a new directory of ``owner``'s."""
-    path = os.path.join(scene.make_directory(name, root=owner == "root"), os.path.basename(scene.path))
+    path = scene.make_path(name, root=owner == "root")
     scene.note(f"in a directory that belongs to {owner}")
     return scene.instance(path).start("the server, as root,", root=True)
 

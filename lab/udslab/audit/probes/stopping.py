@@ -28,7 +28,7 @@ def _cleanup(scene: Scene, number: int) -> str:
     word = _end(scene, scene.first(), number)
     if word != "left":
         return word
-    path = os.path.join(scene.make_directory("again"), os.path.basename(scene.path))
+    path = scene.make_path("again")
     first = scene.first(path=path)
     first.wait_for_handlers()
     return _end(scene, first, number)
@@ -99,8 +99,7 @@ def _ends_over_each(scene: Scene, number: int) -> None:
 
 def _ends_over(scene: Scene, number: int, kind: Obstacle, late: bool) -> tuple[str, bool]:
     """The word for it, and whether what was there is kept because it has died of the signal."""
-    directory = scene.make_directory(f"{signal.Signals(number).name}-{kind}{'-again' * late}")
-    path = os.path.join(directory, os.path.basename(scene.path))
+    path = scene.make_path(f"{signal.Signals(number).name}-{kind}{'-again' * late}")
     first = scene.first(path=path)
     if late:
         first.wait_for_handlers()

@@ -64,7 +64,7 @@ def _with_handlers(scene: Scene, play: Callable[[Scene, str, bool], tuple[str, b
     the signal and so has removed nothing."""
     word, died = play(scene, scene.path, False)
     if died and word != "gone":
-        word, _ = play(scene, os.path.join(scene.make_directory("again"), os.path.basename(scene.path)), True)
+        word, _ = play(scene, scene.make_path("again"), True)
     return word
 
 

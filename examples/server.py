@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 from contextlib import suppress
 
 import udslab
@@ -35,6 +36,14 @@ def naive(path):
     return listener
 
 
+def serve(listener):
+    """Everybody, one after the other."""
+    while True:
+        accepted = listener.accept()
+        with accepted[0] if isinstance(accepted, tuple) else accepted as connection:
+            answer(connection)
+
+
 def ask(path, question):
     """A client: one question, one answer."""
     with socket.socket(socket.AF_UNIX) as sock:
@@ -46,13 +55,12 @@ def ask(path, question):
 def main(*arguments):
     """The command."""
     *option, path = arguments
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # so that the file goes, too
+    ending = {signal.SIGTERM, signal.SIGINT}
+    signal.pthread_sigmask(signal.SIG_BLOCK, ending)  # from before the file is there, so that it goes, too
     with (naive if option == ["--naive"] else careful)(path) as listener:
+        threading.Thread(target=serve, args=[listener], daemon=True).start()
         print("serving", flush=True)
-        while True:
-            accepted = listener.accept()
-            with accepted[0] if isinstance(accepted, tuple) else accepted as connection:
-                answer(connection)
+        signal.sigwait(ending)
 
 
 if __name__ == "__main__":

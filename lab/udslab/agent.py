@@ -22,6 +22,7 @@ import heapq
 import itertools
 import logging
 import os
+import select
 import selectors
 import signal
 import socket
@@ -35,14 +36,15 @@ from udslab import __version__, libc
 from udslab.address import Address
 from udslab.connection import Connection, connect
 from udslab.deadline import now
-from udslab.errors import AgentGone, Stage, TimedOut, UdsError, failure
+from udslab.errors import AgentGone, Stage, UdsError, failure
 from udslab.listener import listen
 from udslab.probe import calibrated
 from udslab.recording import Recorder
 from udslab.server import Server, run_until_signal, serve
 from udslab.services import resolve
+from udslab.signals import reset_signals, told_of
 from udslab.socktype import SocketType, open_pair
-from udslab.spawn import change_environment, end_with_parent, enter, not_started, reset_signals
+from udslab.spawn import change_environment, end_with_parent, enter, not_started
 from udslab.state import status
 from udslab.supervisor import children_of, rehearse, supervise
 from udslab.wire import (
@@ -1001,14 +1003,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         source, sink = _take_standard_streams()
         Agent(source, sink, lease=options.lease, owner=options.owner, until=until).run()
         return 0
-    with listen(options.listen, mode=0o660) as listener:
-        listener.socket.settimeout(options.limit)
+    with told_of(signal.SIGTERM, signal.SIGINT) as told, listen(options.listen, mode=0o660) as listener:
         _print(f"waits for its driver at {listener.address}")
-        try:
-            driver = listener.accept().detach()
-        except TimedOut as error:
-            _print(f"ends: {error}")
+        ready, _, _ = select.select([listener.socket, told], [], [], options.limit)
+        if listener.socket not in ready:
+            _print("ends: " + ("it was told to" if ready else f"nobody connected in {options.limit:g} s"))
             return 0
+        driver = listener.accept().detach()
     Agent(driver, driver, lease=options.lease, owner=options.owner, until=until, tell=_print).run()
     return 0
 

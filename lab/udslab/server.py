@@ -24,6 +24,7 @@ from udslab.deadline import Deadline, now
 from udslab.errors import CallerRejected, UdsError
 from udslab.listener import Listener, OnExisting, bind, listen
 from udslab.services import Output, Peer, Service, Session, pieces, resolve
+from udslab.signals import told_of
 from udslab.socketfile import BoundSocket
 from udslab.socktype import SocketType, open_pair
 
@@ -624,20 +625,14 @@ def run_until_signal(make: Callable[[], Server], ready: Callable[[Server], None]
     # Blocked until there is somebody to tell: ended in between, we would leave the file behind.
     signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
     server = make()
-    wakened, waker = open_pair(SocketType.STREAM)
-    with wakened, waker:
-        server.stop_when_readable(wakened)
-        # Not by what Python's handlers do: they run between two steps of the interpreter, and of a signal that comes
-        # just before the loop begins to wait they would not run until something else ends the waiting.
-        signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
-        for number in _ENDING:
-            signal.signal(number, lambda *_: None)
+    with told_of(*_ENDING) as told:
+        server.stop_when_readable(told)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
         try:
             ready(server)
             server.run()
         finally:
-            signal.set_wakeup_fd(-1)
+            signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)  # told twice, it ends as one that is told once
 
 
 _ENDING = (signal.SIGTERM, signal.SIGINT)

@@ -16,6 +16,7 @@ from udslab import libc
 from udslab.address import AddressLike, printable
 from udslab.deadline import Deadline
 from udslab.errors import Stage, TimedOut, UdsError, failure
+from udslab.signals import reset_signals
 from udslab.state import Status, status
 
 __all__ = [
@@ -26,7 +27,6 @@ __all__ = [
     "enter",
     "how_ended",
     "not_started",
-    "reset_signals",
     "user_name",
     "wait_until",
 ]
@@ -63,14 +63,6 @@ def change_environment(changes: Mapping[str, str | None]) -> None:
             os.environ.pop(name, None)
         else:
             os.environ[name] = value
-
-
-def reset_signals() -> None:
-    """Put every signal back to its default and let it through: a harness in the background hands down some ignored."""
-    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
-        with contextlib.suppress(OSError):  # those that the C library keeps for itself
-            signal.signal(number, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_SETMASK, [])
 
 
 def enter(directory: str) -> None:

@@ -52,9 +52,10 @@ from udslab.deadline import Deadline, now
 from udslab.errors import UdsError
 from udslab.limits import become, fill_open_files, limit_open_files
 from udslab.listener import Listener, bind, listen
+from udslab.signals import reset_signals, told_of
 from udslab.socketfile import BoundSocket
 from udslab.socktype import SocketType, open_pair
-from udslab.spawn import change_environment, enter, not_started, reset_signals
+from udslab.spawn import change_environment, enter, not_started
 from udslab.support import fcntl
 from udslab.wire import Lines, Message, decode_address, decode_error, encode_error, line
 
@@ -111,20 +112,6 @@ def _adopting() -> Iterator[None]:
         libc.get_killed_with_parent()  # it may have ended already: then the channel has, too
         libc.adopt_orphans(False)
         fcntl.fcntl(1, fcntl.F_SETFL, output)  # O_NONBLOCK is the open file's, which the next command is given, too
-
-
-@contextmanager
-def _told_of_ends() -> Iterator[socket.socket]:
-    """Within the block something comes on the socket when a child has ended."""
-    wakened, waker = open_pair(SocketType.STREAM)
-    with wakened, waker:
-        before = signal.signal(signal.SIGCHLD, lambda *_: None)  # it only wakes the loop
-        signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
-        try:
-            yield wakened
-        finally:
-            signal.set_wakeup_fd(-1)
-            signal.signal(signal.SIGCHLD, before)
 
 
 def rehearse() -> None:
@@ -276,7 +263,7 @@ class _Supervisor:
     def run(self) -> None:
         self._say({"result": {"main": self._main}})
         self._flush()
-        with _told_of_ends() as wakened:
+        with told_of(signal.SIGCHLD) as wakened:
             self._reap()  # what has ended before that
             self._heed(b"")  # what has come with the command
             poll = select.poll()

@@ -251,21 +251,20 @@ import os, signal, socket, sys, time
 path = sys.argv[1]
 by = path + ".pid"
 
-def give_up(*_):
-    os.unlink(path)
-    listener.close()
-
 if os.path.lexists(by):
     os.kill(int(open(by).read()), signal.SIGUSR1)
     while os.path.lexists(path):
         time.sleep(0.01)
 listener = socket.socket(socket.AF_UNIX)
-signal.signal(signal.SIGUSR1, give_up)
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
 listener.bind(path)
 listener.listen()
 with open(by + ".new", "w") as file:
     file.write(str(os.getpid()))
 os.rename(by + ".new", by)
+signal.sigwait([signal.SIGUSR1])
+os.unlink(path)
+listener.close()
 while True:
     time.sleep(3600)
 """

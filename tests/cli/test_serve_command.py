@@ -444,6 +444,15 @@ def test_it_ends_by_a_signal_with_status_0_and_removes_its_file(serve, path, typ
     assert "Traceback" not in process.output()
 
 
+def test_told_again_while_it_ends_it_ends_as_told_once(serve, path):
+    process = serve(path)
+    while process.returncode is None:
+        process.send_signal(signal.SIGTERM)
+    assert process.returncode == 0
+    assert_gone(path)
+    assert "Traceback" not in process.output()
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_it_ends_by_a_signal_that_it_was_started_with_ignored(serve, path, number):
     # As a shell starts background jobs, and nohup and CI what they start.

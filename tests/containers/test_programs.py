@@ -17,20 +17,23 @@ from udslab.ready import Activated, LogLine
 from udslab.state import State
 
 SERVER = """
-import os, signal, socket, sys
-def end(*_):
-    os.unlink(sys.argv[1])
-    sys.exit(0)
-if len(sys.argv) == 2:
-    signal.signal(signal.SIGTERM, end)
-else:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+import os, signal, socket, sys, threading
+stubborn = len(sys.argv) > 2
+if not stubborn:
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
 print("uid", os.getuid(), os.environ.get("WORD"), flush=True)
 sock = socket.socket(socket.AF_UNIX)
 sock.bind(sys.argv[1])
 sock.listen()
-while True:
-    sock.accept()[0].sendall(b"hello")
+def serve():
+    while True:
+        sock.accept()[0].sendall(b"hello")
+if stubborn:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    serve()
+threading.Thread(target=serve, daemon=True).start()
+signal.sigwait([signal.SIGTERM])
+os.unlink(sys.argv[1])
 """
 COMMAND = ["python3", "-c", SERVER, "{socket}"]
 

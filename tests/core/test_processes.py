@@ -32,7 +32,7 @@ LIMIT = 30.0
 SOON = 10.0
 """Seconds in which all ends that should within one: that, and what a busy machine takes."""
 SERVER = """
-import os, signal, socket, sys
+import _thread, os, signal, socket, sys
 path, *how = sys.argv[1:]
 if "daemon" in how:
     if os.fork():
@@ -40,11 +40,11 @@ if "daemon" in how:
     os.setsid()
     if os.fork():
         os._exit(0)
-def end(number, frame):
-    if "leaves" not in how:
-        os.unlink(path)
-    os._exit(int(how[how.index("code") + 1]) if "code" in how else 0)
-signal.signal(signal.SIGTERM, signal.SIG_IGN if "stubborn" in how else end)
+handled = {signal.SIGHUP, signal.SIGTERM}
+if "stubborn" in how:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    handled.remove(signal.SIGTERM)  # waited for it would come
+signal.pthread_sigmask(signal.SIG_BLOCK, handled)
 def bind():
     made = socket.socket(socket.AF_UNIX)
     if "over" in how and os.path.exists(path):
@@ -52,33 +52,35 @@ def bind():
     made.bind(path)
     made.listen()
     return made
-def again(number, frame):
-    how.append("over")
-    kept.append(bind())
-kept = []
-signal.signal(signal.SIGHUP, again)
-listener = bind() if "LISTEN_FDS" not in os.environ else socket.socket(fileno=3)
+listeners = [bind() if "LISTEN_FDS" not in os.environ else socket.socket(fileno=3)]
+def serve():
+    while True:
+        client = listeners[0].accept()[0]
+        client.sendall(b"%d %d\\n" % (os.getpid(), os.getppid()))
+        client.close()
 workers = []
-if "workers" in how:
-    while len(workers) < 3 and (pid := os.fork()):
-        workers.append(pid)
-    if len(workers) == 3:
-        def end_all(number, frame):
-            for pid in workers:
-                os.kill(pid, number)
-            for pid in workers:
-                os.waitpid(pid, 0)
-            end(number, frame)
-        signal.signal(signal.SIGTERM, end_all)
-    else:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+while "workers" in how and len(workers) < 3:
+    workers.append(os.fork())
+    if not workers[-1]:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, handled)
+        serve()
 print("up", os.getpid(), flush=True)
-while True:
-    client = listener.accept()[0]
-    client.sendall(b"%d %d\\n" % (os.getpid(), os.getppid()))
-    client.close()
+_thread.start_new_thread(serve, ())
+while signal.sigwait(handled) == signal.SIGHUP:
+    how.append("over")
+    listeners.append(bind())
+for worker in workers:
+    os.kill(worker, signal.SIGTERM)
+    os.waitpid(worker, 0)
+if "leaves" not in how:
+    os.unlink(path)
+os._exit(int(how[how.index("code") + 1]) if "code" in how else 0)
 """
-"""Tells each client its pid and its parent's."""
+"""Tells each client its pid and its parent's.
+
+Signals are waited for: Python runs its handlers between two steps of the interpreter, and that of a signal which comes
+just before a call that waits, only when something else has ended the call.
+"""
 
 
 def server(*how):
@@ -666,7 +668,7 @@ def test_a_file_that_it_has_bound_anew_and_leaves_is_told(lab, how):
 
 
 def test_a_file_that_it_binds_after_it_was_ready_and_leaves_is_told(lab):
-    source = SERVER.replace("listener = ", 'print("ready", flush=True)\nlistener = ', 1)
+    source = SERVER.replace("listeners = ", 'print("ready", flush=True)\nlisteners = ', 1)
     command = [sys.executable, "-I", "-S", "-c", source, "{socket}", "leaves"]
     with lab.process(command, ready=LogLine("ready")) as process:
         until(lambda: process.status().serving)
@@ -1006,7 +1008,7 @@ def test_an_abstract_name_is_no_path_in_a_directory(lab):
 
 
 def test_its_stop_signal_may_be_another(lab):
-    source = "import signal, socket, sys; signal.signal(signal.SIGINT, lambda *_: sys.exit(7)); "
-    source += "s = socket.socket(1); s.bind(sys.argv[1]); s.listen(); [signal.pause() for _ in iter(int, 1)]"
+    source = "import signal, socket, sys; signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT]); "
+    source += "s = socket.socket(1); s.bind(sys.argv[1]); s.listen(); signal.sigwait([signal.SIGINT]); sys.exit(7)"
     with lab.process([sys.executable, "-c", source, "{socket}"], stop_signal=signal.SIGINT) as process:
         assert process.stop() == 7

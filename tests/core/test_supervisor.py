@@ -299,7 +299,8 @@ def scripts(directory):
 
 
 def test_signals_go_to_the_main_process(driver):
-    main = driver.start(*python("import signal\nsignal.signal(10, lambda *_: exit(4))\nprint(1, flush=True)\n" + WAITS))
+    source = "import signal\nsignal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])\n"
+    main = driver.start(*python(source + "print(1, flush=True)\nsignal.sigwait([signal.SIGUSR1])\nexit(4)\n"))
     driver.said(1)
     assert driver.ask(op="signal", signal=signal.SIGUSR1) == [main]
     assert driver.hear()["code"] == 4
@@ -464,8 +465,8 @@ def test_a_request_that_comes_in_one_piece_with_the_command_is_heeded(driver):
 
 
 def test_a_daemon_is_followed_and_gets_sigterm(driver):
-    source = DAEMON + "import signal\nsignal.signal(15, lambda *_: os._exit(0))\n" + SAYS + WAITS
-    driver.start(*python(source))
+    source = DAEMON + "import signal\nsignal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])\n" + SAYS
+    driver.start(*python(source + "signal.sigwait([signal.SIGTERM])\n"))
     exited = driver.hear()
     assert (exited["code"], len(exited["left"])) == (0, 1)
     (daemon,) = driver.said(1)

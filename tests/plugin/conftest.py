@@ -34,15 +34,17 @@ if "daemon" in words:
 if "stubborn" in words:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 else:
-    def end(*_):
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    def end():
+        signal.sigwait([signal.SIGTERM])
         os.write(1, f"told to end: {words}\\n".encode())  # not print: it may be at just that
         if "order" in words:
             with open("order", "a") as file:
                 file.write(words[words.index("order") + 1] + "\\n")
         if "leave" not in words:
             os.unlink(path)
-        sys.exit(0)
-    signal.signal(signal.SIGTERM, end)
+        os._exit(0)
+    threading.Thread(target=end, daemon=True).start()
 if "killed" in words:
     os.kill(os.getpid(), signal.SIGKILL)
 if "dies" in words:

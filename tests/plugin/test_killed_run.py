@@ -44,15 +44,12 @@ if "daemon" in sys.argv:
     if os.fork():
         os._exit(0)
 signal.signal(signal.SIGHUP, signal.SIG_IGN)
-def end(*_):
-    os.unlink(sys.argv[1])
-    os._exit(0)
-signal.signal(signal.SIGTERM, end)
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
 listener = socket.socket(socket.AF_UNIX)
 listener.bind(sys.argv[1])
 listener.listen()
-while True:
-    signal.pause()
+signal.sigwait([signal.SIGTERM])
+os.unlink(sys.argv[1])
 """
 
 CONFTEST = """

@@ -39,7 +39,8 @@ def run(options: argparse.Namespace) -> int:
     """Play, print, and say whether all was as told."""
     if options.limit is not None:
         signal.signal(signal.SIGALRM, _give_up)
-        signal.setitimer(signal.ITIMER_REAL, options.limit)
+        # Again and again: the handler of a signal that comes just before a call that waits runs when that is over.
+        signal.setitimer(signal.ITIMER_REAL, options.limit, 0.1)
     try:
         return _run(options)
     except _LimitReached:
@@ -73,6 +74,7 @@ class _LimitReached(BaseException):
 
 
 def _give_up(*_: object) -> None:
+    signal.setitimer(signal.ITIMER_REAL, 0)
     raise _LimitReached
 
 

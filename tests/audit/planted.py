@@ -512,12 +512,17 @@ class Server:
 
     def supervise(self):
         """Returns in the child, each time that it is started."""
+        told = {signal.SIGTERM, signal.SIGCHLD}
+        signal.pthread_sigmask(signal.SIG_BLOCK, told)
         while child := os.fork():
-            signal.signal(signal.SIGTERM, lambda *_: os.kill(child, signal.SIGTERM))
-            status = os.waitpid(child, 0)[1]
+            ended, status = 0, 0
+            while not ended:
+                if signal.sigwait(told) == signal.SIGTERM:
+                    os.kill(child, signal.SIGTERM)
+                ended, status = os.waitpid(child, os.WNOHANG)
             if os.WIFEXITED(status) or os.WTERMSIG(status) != signal.SIGKILL:
                 os._exit(os.WIFSIGNALED(status) or os.WEXITSTATUS(status))
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, told)
 
     def tell_parent(self):
         if self.traits["fork"] == "daemon-twice":

@@ -122,7 +122,21 @@ def test_wrong_use_is_said_by_the_parser(cli, arguments):
 
 def test_a_file_that_cannot_be_written_is_said(cli, complaint, tmp_path):
     done = cli("atlas", "--only", "UNN-01", "--json", tmp_path / "missing" / "file")
-    assert "missing/file: No such file or directory (ENOENT)" in complaint(done, status=1)
+    assert "missing/file: No such file or directory (ENOENT)" in complaint(done, status=2)
+
+
+def test_what_could_not_be_written_is_said_and_the_others_are_written(cli, tmp_path):
+    files = ("--json", "/dev/full", "--markdown", tmp_path / "atlas.md")
+    done = cli("atlas", "--only", "UNN-01", *files)
+    said = b"udslab: /dev/full: No space left on device (ENOSPC): what was to be written is lost\n"
+    assert (done.returncode, done.stderr) == (2, said)
+    assert b"1 behaviours" in done.stdout
+    assert (tmp_path / "atlas.md").read_text().startswith("# Unix socket atlas\n")
+
+
+def test_two_forms_do_not_go_to_one_place(cli, complaint):
+    done = cli("atlas", "--only", "UNN-01", "--json", "-", "--markdown", "/dev/stdout")
+    assert "two forms cannot be written to the same place" in complaint(done, status=2)
 
 
 def test_a_runner_that_cannot_run_is_said(cli, complaint, tmp_path, variables):

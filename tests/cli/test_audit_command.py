@@ -315,6 +315,9 @@ UNASKED = "is for a command, and none is given (EINVAL): write {socket} in the c
         (["--ping", "echo", "--", "redis"], f"--ping {UNASKED}"),
         (["--setup", "true", "--", "redis"], f"--setup {UNASKED}"),
         (["--root-command", "true", "--", "redis"], f"--root-command {UNASKED}"),
+        (["--type", "stream", "--", "redis"], f"--type {UNASKED}"),
+        (["--subjects", "mine.toml", *WORDS], "--subjects is for names, and a command is given (EINVAL): audit one "
+         "after the other"),
         (["--start-limit", "0", *WORDS], "start_limit: a start takes no 0 seconds (EINVAL): give a number above 0"),
         (["--start-limit", "nan", *WORDS], "start_limit: a start takes no nan seconds (EINVAL): give a number above 0"),
         (["--user", "no-such-user", *WORDS], "no user is called 'no-such-user' (EINVAL): give the "

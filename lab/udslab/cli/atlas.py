@@ -6,11 +6,12 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from udslab.atlas.catalogue import select
 from udslab.atlas.runner import Cell, Verdict
+from udslab.cli.forms import add_forms, asked, tell
 from udslab.cli.options import Commands
 from udslab.errors import ServiceError
 from udslab.places.here import Here
@@ -26,7 +27,8 @@ __all__ = ["add_parser"]
 _MOST_JOBS = 64
 _EPILOG = """\
 A GLOB is of ids, in any case: 'BND-*', lsn-04. Exit status: 0 all is as expected, or known not to be here; 1 something
-is not (diff: they differ); 2 wrong use; 130 interrupted: what is known by then is printed."""
+is not (diff: they differ); 2 wrong use, or a file could not be written; 130 interrupted: what is known by then is
+printed."""
 
 
 def add_parser(commands: Commands) -> None:
@@ -49,8 +51,7 @@ def add_parser(commands: Commands) -> None:
         default=os.cpu_count() or 1,
         help="measurements at the same time (default: %(default)s)",
     )
-    for form, what in (("json", "what was seen as JSON"), ("html", "it as HTML"), ("markdown", "it as Markdown")):
-        parser.add_argument(f"--{form}", metavar="FILE", help=f"write {what} there (-: standard output)")
+    add_forms(parser, json="what was seen as JSON", html="it as HTML", markdown="it as Markdown")
     parser.set_defaults(run=run)
     acts = parser.add_subparsers(title="acts", metavar="")
     show = acts.add_parser(
@@ -79,13 +80,16 @@ def _jobs(word: str) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """Measure."""
+    forms = asked(options, json=_as_json, html=atlas_html, markdown=atlas_markdown)
     survey, interrupted = _measure(options.only, options.jobs)
-    _write(options, survey)
+    written = tell([survey], _print, forms)
     for glob, reason in stale(survey):
         print(f"udslab: {clean(glob)} is as expected here, though it is known not to be: {reason}", file=sys.stderr)
     if interrupted:
         print("udslab: interrupted: the cells that had not come are missing", file=sys.stderr)
         return 130
+    if not written:
+        return 2
     return 1 if any(cell.verdict is Verdict.UNEXPECTED for cell in survey.cells) else 0
 
 
@@ -110,22 +114,13 @@ def _select(patterns: Sequence[str]) -> list[str]:
         raise ServiceError(str(error), "ids are like BND-01, their groups' letters BND; '*' gives all") from error
 
 
-def _write(options: argparse.Namespace, survey: Survey) -> None:
-    """The files that were asked for, and the table, unless one of them takes its place on standard output."""
-    taken = False
-    forms: tuple[tuple[str | None, Callable[[Survey], str]], ...] = (
-        (options.json, lambda survey: json.dumps(survey.as_dict(), indent=1) + "\n"),
-        (options.html, lambda survey: atlas_html([survey])),
-        (options.markdown, lambda survey: atlas_markdown([survey])),
-    )
-    for file, form in forms:
-        if file == "-":
-            taken = True
-            sys.stdout.write(form(survey))
-        elif file is not None:
-            with open(file, "w", encoding="utf-8") as out:
-                out.write(form(survey))
-    if not taken:
+def _as_json(surveys: Sequence[Survey]) -> str:
+    whole = [survey.as_dict() for survey in surveys]
+    return json.dumps(whole[0] if len(whole) == 1 else whole, indent=1) + "\n"
+
+
+def _print(surveys: Sequence[Survey]) -> None:
+    for survey in surveys:
         print_survey(survey)
 
 

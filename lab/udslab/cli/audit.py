@@ -9,7 +9,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 
@@ -21,17 +21,17 @@ from udslab.audit.ping import PRESETS, Ping
 from udslab.audit.probes import PROBES
 from udslab.audit.subject import Subject
 from udslab.audit.verdicts import Verdict
-from udslab.cli.forms import is_standard_output, try_out, write
-from udslab.cli.options import Commands, add_type, named_files, told
-from udslab.errors import ServiceError, Unsupported
+from udslab.cli.forms import Form, add_forms, asked, tell
+from udslab.cli.options import Commands, add_type, named_files
+from udslab.errors import ServiceError
 from udslab.report.progress import progress
 from udslab.report.scorecard import print_scorecard, scorecard_html, scorecard_markdown
 from udslab.report.terminal import print_table
+from udslab.socktype import SocketType
 from udslab.subjects import READY, load
 
 __all__ = ["add_parser"]
 
-_Form = Callable[[Sequence[Audit]], str]
 _MOST_JOBS = 64
 _EPILOG = """\
 In COMMAND, {socket} stands for the path, {parent} and {name} for its directory and its last part, {dir} for a scratch
@@ -63,7 +63,7 @@ def add_parser(commands: Commands) -> None:
         help="how to ask whether it answers: what to send, and what its answer has in it (\\n, \\x00: as in Python); "
         f"or a preset: {', '.join(PRESETS)}",
     )
-    add_type(parser)
+    add_type(parser, default=None)
     parser.add_argument(
         "--setup",
         action="append",
@@ -89,12 +89,7 @@ def add_parser(commands: Commands) -> None:
         default=os.cpu_count() or 1,
         help="probes at the same time (default: %(default)s)",
     )
-    for form, what in (
-        ("json", "the findings as JSON"),
-        ("html", "the score card as HTML"),
-        ("markdown", "as Markdown"),
-    ):
-        parser.add_argument(f"--{form}", metavar="FILE", help=f"write {what} there (-: standard output)")
+    add_forms(parser, json="the findings as JSON", html="the score card as HTML", markdown="it as Markdown")
     parser.add_argument(
         "--fail-on",
         choices=[Verdict.FAIL.value, Verdict.WARN.value],
@@ -119,8 +114,7 @@ def run(options: argparse.Namespace) -> int:
     if options.start_limit is not None:
         subjects = [replace(subject, start_limit=options.start_limit) for subject in subjects]
     crew = Crew(subjects, probes, jobs=options.jobs, user=user_named(options.user))
-    with named_files():
-        forms = _forms(options)
+    forms = asked(options, json=_as_json, html=scorecard_html, markdown=scorecard_markdown)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         # SIGINT also as a shell starts what is in the background; who was started with nohup stays.
         if number == signal.SIGINT or signal.getsignal(number) is not signal.SIG_IGN:
@@ -130,14 +124,14 @@ def run(options: argparse.Namespace) -> int:
             for subject, finding in work:
                 advance(f"{subject.name}: {finding.probe}")
     except _Ended as end:
-        _tell(forms, crew.audits(), whole=False)
+        _tell_of_part(forms, crew.audits())
         print("udslab: interrupted: the probes that had not ended are missing", file=sys.stderr)
         return 128 + end.number
     except BaseException:
-        _tell(forms, crew.audits(), whole=False)  # nothing of what is known is lost
+        _tell_of_part(forms, crew.audits())  # nothing of what is known is lost
         raise
     audits = crew.audits()
-    if not _tell(forms, audits):
+    if not tell(audits, print_scorecard, forms):
         return 2
     findings = [finding for audit in audits for finding in audit.findings]
     if all(finding.verdict is Verdict.SKIP for finding in findings):
@@ -162,50 +156,9 @@ def _end(number: int, frame: object) -> None:
     raise _Ended(number)
 
 
-def _forms(options: argparse.Namespace) -> dict[str, _Form]:
-    """What is to be written, by file. One on standard output takes the place of the score card there.
-
-    Raises what would make the audit vain: a file that cannot be written, a program that is needed."""
-    given = ((options.json, _as_json), (options.html, scorecard_html), (options.markdown, scorecard_markdown))
-    asked = [("-" if is_standard_output(file) else file, form) for file, form in given if file is not None]
-    forms = dict(asked)
-    if len(forms) < len(asked):
-        raise ServiceError("two forms cannot be written to the same place")
-    try:
-        for form in forms.values():
-            form([])
-    except Unsupported as error:
-        raise ServiceError(f"--html: {error.strerror}", error.hint) from error
-    for file in forms:
-        if file != "-":
-            try_out(file)
-    return forms
-
-
-def _tell(forms: Mapping[str, _Form], audits: Sequence[Audit], *, whole: bool = True) -> bool:
-    """Print the score card, and write each form that can be written. Whether all could be.
-
-    What was not played to its end, and has found nothing, does not take the place of what another audit has found."""
-    found = whole or any(audit.findings for audit in audits)
-    try:
-        if "-" in forms:
-            sys.stdout.write(forms["-"](audits))
-        else:
-            print_scorecard(audits)
-        sys.stdout.flush()
-    finally:  # whoever reads that may have gone
-        files = [(file, form(audits)) for file, form in forms.items() if file != "-" and found]
-        written = [_is_written(file, text) for file, text in files]
-    return all(written)
-
-
-def _is_written(file: str, text: str) -> bool:
-    try:
-        write(file, text)
-    except OSError as error:
-        print(f"udslab: {told(error)}: what was to be written is lost", file=sys.stderr)
-        return False
-    return True
+def _tell_of_part(forms: Mapping[str, Form], audits: Sequence[Audit]) -> None:
+    """What has found nothing does not take the place of what another audit has found."""
+    tell(audits, print_scorecard, forms, into_files=any(audit.findings for audit in audits))
 
 
 def _as_json(audits: Sequence[Audit]) -> str:
@@ -216,8 +169,10 @@ def _as_json(audits: Sequence[Audit]) -> str:
 def _subjects(options: argparse.Namespace) -> list[Subject]:
     words: list[str] = options.words
     if any("{" in word for word in words):
+        if options.subjects:
+            raise ServiceError("--subjects is for names, and a command is given", "audit one after the other")
         return [_command(options)]
-    for name in ("setup", "root_command", "ping"):
+    for name in ("setup", "root_command", "ping", "type"):
         if getattr(options, name):
             hint = "write {socket} in the command where the path belongs"
             raise ServiceError(f"--{name.replace('_', '-')} is for a command, and none is given", hint)
@@ -251,7 +206,7 @@ def _command(options: argparse.Namespace) -> Subject:
         options.words,
         setup=options.setup,
         ping=ping,
-        type=options.type,
+        type=options.type or SocketType.STREAM,
         root_command=options.root_command,
     )
 

@@ -1,21 +1,85 @@
-"""Files that a report is written to: whole, or not at all."""
+"""What a command has found, in the forms that were asked for: a report is written whole, or not at all."""
 
 from __future__ import annotations
 
+import argparse
 import errno
 import os
 import secrets
 import stat
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
-__all__ = ["is_standard_output", "try_out", "write"]
+from udslab.cli.options import named_files, told
+from udslab.errors import ServiceError, Unsupported
+
+__all__ = ["Form", "add_forms", "asked", "tell", "try_out", "write"]
+
+Form = Callable[[Sequence[Any]], str]
 
 _NO_SUCCESSOR = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EBUSY)
 """A directory that may not be written, an owner that cannot be given, a mount."""
 
 
-def is_standard_output(file: str) -> bool:
+def add_forms(parser: argparse.ArgumentParser, **forms: str) -> None:
+    """An option for each form, such as ``--json FILE``, with what is written."""
+    for form, what in forms.items():
+        parser.add_argument(f"--{form}", metavar="FILE", help=f"write {what} there (-: standard output)")
+
+
+def asked(options: argparse.Namespace, **forms: Form) -> dict[str, Form]:
+    """What is to be written, by file; "-" is standard output.
+
+    Raises what would make the work vain: a file that cannot be written, a program that is needed."""
+    files = [(getattr(options, name), form) for name, form in forms.items()]
+    given = [("-" if _is_standard_output(file) else file, form) for file, form in files if file is not None]
+    if len(dict(given)) < len(given):
+        raise ServiceError("two forms cannot be written to the same place")
+    for file, form in given:
+        try:
+            form([])
+        except Unsupported as error:
+            raise ServiceError(f"--html: {error.strerror}", error.hint) from error
+        if file != "-":
+            with named_files():
+                try_out(file)
+    return dict(given)
+
+
+def tell(
+    found: Sequence[Any],
+    print_it: Callable[[Sequence[Any]], None],
+    forms: Mapping[str, Form],
+    *,
+    into_files: bool = True,
+) -> bool:
+    """Print what was found, unless one of its forms takes the place on standard output, and write each form that can be
+    written. Whether all could be."""
+    try:
+        if "-" in forms:
+            sys.stdout.write(forms["-"](found))
+        else:
+            print_it(found)
+        sys.stdout.flush()
+    finally:  # whoever reads that may have gone
+        files = [(file, form(found)) for file, form in forms.items() if file != "-" and into_files]
+        written = [_is_written(file, text) for file, text in files]
+    return all(written)
+
+
+def _is_written(file: str, text: str) -> bool:
+    try:
+        write(file, text)
+    except OSError as error:
+        print(f"udslab: {told(error)}: what was to be written is lost", file=sys.stderr)
+        return False
+    return True
+
+
+def _is_standard_output(file: str) -> bool:
     """Whether that is another name for it, such as /dev/stdout."""
     try:
         return os.path.samestat(os.stat(file), os.fstat(1))

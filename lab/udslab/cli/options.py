@@ -21,13 +21,13 @@ Commands = Any
 """What argparse's ``add_subparsers`` gives (its class is private)."""
 
 
-def add_type(parser: argparse.ArgumentParser) -> None:
-    """``--type stream|dgram|seqpacket``"""
+def add_type(parser: argparse.ArgumentParser, default: str | None = SocketType.STREAM.value) -> None:
+    """``--type stream|dgram|seqpacket``. ``default``: None where it is to be seen whether it was given."""
     parser.add_argument(
         "--type",
         choices=[type.value for type in SocketType],
-        default=SocketType.STREAM.value,
-        help="the type of socket (default: %(default)s)",
+        default=default,
+        help=f"the type of socket (default: {SocketType.STREAM})",
     )
 
 

@@ -152,11 +152,6 @@ class LeakCheck:
         self._granted: list[tuple[float, float]] = []
         """Since then: when :meth:`granted` was entered and left."""
 
-    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        """Refuse a wrong marker before anything is run."""
-        for item in items:
-            mode_of(item)
-
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
         """Take the base line."""

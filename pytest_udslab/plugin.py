@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import udslab
-from pytest_udslab import audit, leaks, options
+from pytest_udslab import audit, leaks, markers, options
 from pytest_udslab.audit import _uds_auditors, uds_audit
 from pytest_udslab.fixtures import (
     REQUEST,
@@ -79,10 +79,9 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     return [f"udslab: {udslab.__version__}, sun_path {SUN_PATH_SIZE} bytes", *([line] if line else [])]
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Refuse a wrong marker before anything is run."""
-    for item in items:
-        options.check_marker(item)
+    markers.refuse_wrong(config, items)
 
 
 @pytest.hookimpl(wrapper=True)

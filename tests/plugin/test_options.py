@@ -166,6 +166,31 @@ def test_unknown_words_of_the_marker_are_usage_errors_before_any_test_is_run(inn
     assert result.ret == pytest.ExitCode.USAGE_ERROR
 
 
+@pytest.mark.parametrize(
+    ("marker", "said"),
+    [
+        ("uds(colour=1)", "the marker uds takes needs, backend and service, not colour"),
+        ("uds_leaks('x')", "uds_leaks is one of default, all, warn, off, not 'x'"),
+    ],
+)
+def test_in_workers_the_test_fails_that_has_a_wrong_marker_and_the_others_are_run(inner, marker, said):
+    source = f"""
+        def test_before(): pass
+
+        @pytest.mark.xfail
+        @pytest.mark.{marker}
+        class TestIt:
+            def test_it(self, uds_path): pass
+
+        def test_after(uds_path): pass
+    """
+    result = inner(source, "-n", "2", plugins=("xdist",), forked=True)
+    result.assert_outcomes(passed=2, failed=1)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    assert f"test_x.py::TestIt::test_it: {said}" in result.outlines
+    assert "Traceback" not in result.stdout.str()
+
+
 # Where there are no containers
 
 BOTH = """

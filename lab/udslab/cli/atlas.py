@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 from udslab.atlas.catalogue import select
 from udslab.atlas.runner import Cell, Verdict
-from udslab.cli.forms import add_forms, asked, tell
-from udslab.cli.options import Commands
+from udslab.cli.forms import add_forms, as_json, asked, tell
+from udslab.cli.options import Commands, add_jobs
 from udslab.errors import ServiceError
 from udslab.places.here import Here
 from udslab.places.known import judge, known, stale
@@ -24,7 +24,6 @@ from udslab.report.text import clean, folded
 
 __all__ = ["add_parser"]
 
-_MOST_JOBS = 64
 _EPILOG = """\
 A GLOB is of ids, in any case: 'BND-*', lsn-04. Exit status: 0 all is as expected, or known not to be here; 1 something
 is not (diff: they differ); 2 wrong use, or a file could not be written; 130 interrupted: what is known by then is
@@ -43,14 +42,7 @@ def add_parser(commands: Commands) -> None:
         epilog=_EPILOG,
     )
     parser.add_argument("--only", nargs="+", action="extend", metavar="GLOB", default=[], help="these behaviours only")
-    parser.add_argument(
-        "-j",
-        "--jobs",
-        type=_jobs,
-        metavar="N",
-        default=os.cpu_count() or 1,
-        help="measurements at the same time (default: %(default)s)",
-    )
+    add_jobs(parser, "measurements")
     add_forms(parser, json="what was seen as JSON", html="it as HTML", markdown="it as Markdown")
     parser.set_defaults(run=run)
     acts = parser.add_subparsers(title="acts", metavar="")
@@ -72,15 +64,9 @@ def add_parser(commands: Commands) -> None:
     diff.set_defaults(run=_diff)
 
 
-def _jobs(word: str) -> int:
-    if not word.isdecimal() or not 1 <= int(word) <= _MOST_JOBS:
-        raise argparse.ArgumentTypeError(f"{word!r} is no number from 1 to {_MOST_JOBS}")
-    return int(word)
-
-
 def run(options: argparse.Namespace) -> int:
     """Measure."""
-    forms = asked(options, json=_as_json, html=atlas_html, markdown=atlas_markdown)
+    forms = asked(options, json=partial(as_json, indent=1), html=atlas_html, markdown=atlas_markdown)
     survey, interrupted = _measure(options.only, options.jobs)
     written = tell([survey], _print, forms)
     for glob, reason in stale(survey):
@@ -112,11 +98,6 @@ def _select(patterns: Sequence[str]) -> list[str]:
         return [each.id for each in select(patterns)]
     except ValueError as error:
         raise ServiceError(str(error), "ids are like BND-01, their groups' letters BND; '*' gives all") from error
-
-
-def _as_json(surveys: Sequence[Survey]) -> str:
-    whole = [survey.as_dict() for survey in surveys]
-    return json.dumps(whole[0] if len(whole) == 1 else whole, indent=1) + "\n"
 
 
 def _print(surveys: Sequence[Survey]) -> None:

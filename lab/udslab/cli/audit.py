@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import codecs
 import fnmatch
-import json
 import os
 import signal
 import sys
@@ -21,8 +20,8 @@ from udslab.audit.ping import PRESETS, Ping
 from udslab.audit.probes import PROBES
 from udslab.audit.subject import Subject
 from udslab.audit.verdicts import Verdict
-from udslab.cli.forms import Form, add_forms, asked, tell
-from udslab.cli.options import Commands, add_type, named_files
+from udslab.cli.forms import Form, add_forms, as_json, asked, tell
+from udslab.cli.options import Commands, add_jobs, add_type, named_files
 from udslab.errors import ServiceError
 from udslab.report.progress import progress
 from udslab.report.scorecard import print_scorecard, scorecard_html, scorecard_markdown
@@ -32,7 +31,6 @@ from udslab.subjects import READY, load
 
 __all__ = ["add_parser"]
 
-_MOST_JOBS = 64
 _EPILOG = """\
 In COMMAND, {socket} stands for the path, {parent} and {name} for its directory and its last part, {dir} for a scratch
 directory of each instance, in which it is started. The server runs as an ordinary user: nobody, if this is root.
@@ -81,14 +79,7 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument(
         "--start-limit", type=float, metavar="SECONDS", help="how long a start may take (30, or as a file says)"
     )
-    parser.add_argument(
-        "-j",
-        "--jobs",
-        type=_jobs,
-        metavar="N",
-        default=os.cpu_count() or 1,
-        help="probes at the same time (default: %(default)s)",
-    )
+    add_jobs(parser, "probes")
     add_forms(parser, json="the findings as JSON", html="the score card as HTML", markdown="it as Markdown")
     parser.add_argument(
         "--fail-on",
@@ -97,12 +88,6 @@ def add_parser(commands: Commands) -> None:
         help="the least verdict for exit status 1 (default: %(default)s)",
     )
     parser.set_defaults(run=run)
-
-
-def _jobs(word: str) -> int:
-    if not word.isdecimal() or not 1 <= int(word) <= _MOST_JOBS:
-        raise argparse.ArgumentTypeError(f"{word!r} is no number from 1 to {_MOST_JOBS}")
-    return int(word)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -114,7 +99,7 @@ def run(options: argparse.Namespace) -> int:
     if options.start_limit is not None:
         subjects = [replace(subject, start_limit=options.start_limit) for subject in subjects]
     crew = Crew(subjects, probes, jobs=options.jobs, user=user_named(options.user))
-    forms = asked(options, json=_as_json, html=scorecard_html, markdown=scorecard_markdown)
+    forms = asked(options, json=as_json, html=scorecard_html, markdown=scorecard_markdown)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         # SIGINT also as a shell starts what is in the background; who was started with nohup stays.
         if number == signal.SIGINT or signal.getsignal(number) is not signal.SIG_IGN:
@@ -159,11 +144,6 @@ def _end(number: int, frame: object) -> None:
 def _tell_of_part(forms: Mapping[str, Form], audits: Sequence[Audit]) -> None:
     """What has found nothing does not take the place of what another audit has found."""
     tell(audits, print_scorecard, forms, into_files=any(audit.findings for audit in audits))
-
-
-def _as_json(audits: Sequence[Audit]) -> str:
-    whole = [audit.as_dict() for audit in audits]
-    return json.dumps(whole[0] if len(whole) == 1 else whole, indent=2) + "\n"
 
 
 def _subjects(options: argparse.Namespace) -> list[Subject]:

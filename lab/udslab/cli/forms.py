@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import json
 import os
 import secrets
 import stat
@@ -16,7 +17,7 @@ from typing import Any
 from udslab.cli.options import named_files, told
 from udslab.errors import ServiceError, Unsupported
 
-__all__ = ["Form", "add_forms", "asked", "tell", "try_out", "write"]
+__all__ = ["Form", "add_forms", "as_json", "asked", "tell", "try_out", "write"]
 
 Form = Callable[[Sequence[Any]], str]
 
@@ -28,6 +29,12 @@ def add_forms(parser: argparse.ArgumentParser, **forms: str) -> None:
     """An option for each form, such as ``--json FILE``, with what is written."""
     for form, what in forms.items():
         parser.add_argument(f"--{form}", metavar="FILE", help=f"write {what} there (-: standard output)")
+
+
+def as_json(found: Sequence[Any], indent: int = 2) -> str:
+    """What has ``as_dict``: an object, or of several a list."""
+    whole = [each.as_dict() for each in found]
+    return json.dumps(whole[0] if len(whole) == 1 else whole, indent=indent) + "\n"
 
 
 def asked(options: argparse.Namespace, **forms: Form) -> dict[str, Form]:

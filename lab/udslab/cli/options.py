@@ -13,8 +13,9 @@ from udslab.address import printable
 from udslab.errors import UdsError
 from udslab.socktype import SocketType
 
-__all__ = ["Unusable", "add_json", "add_type", "address", "named_files", "reason", "seconds", "told"]
+__all__ = ["Unusable", "add_jobs", "add_json", "add_type", "address", "named_files", "reason", "seconds", "told"]
 
+_MOST_JOBS = 64
 _MOST_SECONDS = 1_000_000
 
 Commands = Any
@@ -29,6 +30,24 @@ def add_type(parser: argparse.ArgumentParser, default: str | None = SocketType.S
         default=default,
         help=f"the type of socket (default: {SocketType.STREAM})",
     )
+
+
+def add_jobs(parser: argparse.ArgumentParser, what: str) -> None:
+    """``--jobs N``, of ``what`` is done."""
+    parser.add_argument(
+        "-j",
+        "--jobs",
+        type=_jobs,
+        metavar="N",
+        default=os.cpu_count() or 1,
+        help=f"{what} at the same time (default: %(default)s)",
+    )
+
+
+def _jobs(word: str) -> int:
+    if not word.isdecimal() or not 1 <= int(word) <= _MOST_JOBS:
+        raise argparse.ArgumentTypeError(f"{word!r} is no number from 1 to {_MOST_JOBS}")
+    return int(word)
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
